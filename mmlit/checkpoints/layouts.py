@@ -1,0 +1,93 @@
+"""Names of weights in other codebases -> mmlit's names. Pure functions over state dicts."""
+import re
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from mmlit.errors import CheckpointError
+
+State = dict[str, Tensor]
+
+
+def convert(state: Mapping[str, Tensor]) -> tuple[str, State, State]:
+    """Recognise the layout of a state dict and bring it into mmlit's.
+
+    Args:
+        state: Weights of a backbone or of a whole model.
+
+    Returns:
+        The layout's name ('official', 'openmixup' or 'mmlit'); the backbone's weights in mmlit's
+        names; the other weights (heads), names unchanged.
+
+    Raises:
+        CheckpointError: If it is none of these layouts.
+    """
+    state = {k.removeprefix('module.'): v for k, v in state.items()}
+    if any(k.startswith('backbone.') for k in state):
+        backbone = {k.removeprefix('backbone.'): v for k, v in state.items()
+                    if k.startswith('backbone.')}
+        rest = {k: v for k, v in state.items() if not k.startswith('backbone.')}
+    else:
+        backbone = {k: v for k, v in state.items() if not k.startswith('head.')}
+        rest = {k: v for k, v in state.items() if k.startswith('head.')}
+    layout = _recognise(backbone)
+    mapping = {'official': from_official, 'openmixup': from_openmixup, 'mmlit': dict}[layout]
+    return layout, mapping(backbone), rest
+
+
+def from_official(state: Mapping[str, Tensor]) -> State:
+    """The official release (ziplab/LITv2): classification, detection, segmentation backbones."""
+    return _rename(state, [
+        (r'^layers\.', 'stages.'),
+        (r'\.mlp\.', '.ffn.'),
+        (r'\.dwconv\.dwconv\.', '.dwconv.'),
+        (r'\.downsample\.norm_layer\.', '.downsample.norm.'),
+        (r'^norm\.', 'norm3.'),
+    ])
+
+
+def from_openmixup(state: Mapping[str, Tensor]) -> State:
+    """openmixup's ``LIT``. Its deformable convolution has no bias: here it is zero."""
+    renamed = _rename(state, [
+        (r'^patch_embed1\.projection\.', 'patch_embed.proj.'),
+        (r'^patch_embed1\.', 'patch_embed.'),
+        (r'^patch_embed([2-4])\.', lambda m: f'stages.{int(m[1]) - 2}.downsample.'),
+        (r'^blocks([1-4])\.(\d+)\.', lambda m: f'stages.{int(m[1]) - 1}.blocks.{m[2]}.'),
+        (r'\.gamma$', '.gamma2'),  # blocks with a feed-forward network only
+        (r'\.gamma_([12])$', r'.gamma\1'),
+        (r'\.dwconv\.dwconv\.', '.dwconv.'),
+    ])
+    # In blocks without attention the only norm, ln1, precedes the feed-forward network.
+    with_attention = {k.split('.attn.')[0] for k in renamed if '.attn.' in k}
+    out = {}
+    for name, value in renamed.items():
+        block, _, norm = name.rpartition('.ln')
+        if block:
+            index = norm[0] if block in with_attention else '2'
+            name = f'{block}.norm{index}{norm[1:]}'
+        out[name] = value
+        if name.endswith('.dconv.weight'):
+            bias = name.removesuffix('weight') + 'bias'
+            out.setdefault(bias, torch.zeros(value.shape[0], dtype=value.dtype))
+    return out
+
+
+def _recognise(state: State) -> str:
+    for layout, pattern in [('openmixup', 'patch_embed1.'), ('official', 'layers.'),
+                            ('mmlit', 'stages.')]:
+        if any(k.startswith(pattern) for k in state):
+            if any('.downsample.dconv.' in k or k.startswith('patch_embed2.') for k in state):
+                return layout
+            break
+    raise CheckpointError('the weights are in none of the layouts of LITv2 (official, openmixup, '
+                          f'mmlit); their names begin with {sorted(state)[:3]}')
+
+
+def _rename(state: Mapping[str, Tensor], rules: list) -> State:
+    out = {}
+    for name, value in state.items():
+        for pattern, replacement in rules:
+            name = re.sub(pattern, replacement, name)
+        out[name] = value
+    return out

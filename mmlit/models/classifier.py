@@ -1,0 +1,53 @@
+"""LITv2 as a plain image classifier, with no toolkit around it."""
+from torch import Tensor, nn
+
+from .litv2 import LITv2
+
+
+class LITv2Classifier(nn.Module):
+    """LITv2, global average pooling and a linear head (paper section 4).
+
+    Args:
+        arch: As in :class:`LITv2`.
+        num_classes: Number of classes.
+        **backbone: Further arguments of :class:`LITv2`.
+
+    Raises:
+        ValueError: If ``num_classes`` is not positive, or ``out_indices`` is given.
+    """
+
+    def __init__(self, arch: str | dict = 'small', num_classes: int = 1000, **backbone):
+        super().__init__()
+        if num_classes < 1:
+            raise ValueError(f'num_classes={num_classes}: expected at least 1')
+        if 'out_indices' in backbone:
+            raise ValueError('a classifier reads the last stage: use LITv2 for other out_indices')
+        self.num_classes = num_classes
+        self.backbone = LITv2(arch, **backbone)
+        self.head = nn.Linear(self.backbone.embed_dims[-1], num_classes)
+        nn.init.trunc_normal_(self.head.weight, std=0.02)
+        nn.init.zeros_(self.head.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map images (B, in_channels, H, W) to logits (B, num_classes)."""
+        return self.head(self.backbone(x)[-1].mean(dim=(2, 3)))
+
+
+def litv2_tiny(num_classes: int = 1000, **kwargs) -> LITv2Classifier:
+    """openmixup's tiny variant; the paper has no such model."""
+    return LITv2Classifier('tiny', num_classes, **kwargs)
+
+
+def litv2_small(num_classes: int = 1000, **kwargs) -> LITv2Classifier:
+    """LITv2-S: 28 M parameters, 3.7 GFLOPs at 224 x 224 (paper table 1)."""
+    return LITv2Classifier('small', num_classes, **kwargs)
+
+
+def litv2_medium(num_classes: int = 1000, **kwargs) -> LITv2Classifier:
+    """LITv2-M: 49 M parameters, 7.5 GFLOPs at 224 x 224 (paper table 1)."""
+    return LITv2Classifier('medium', num_classes, **kwargs)
+
+
+def litv2_base(num_classes: int = 1000, **kwargs) -> LITv2Classifier:
+    """LITv2-B: 87 M parameters, 13.2 GFLOPs at 224 x 224 (paper table 1)."""
+    return LITv2Classifier('base', num_classes, **kwargs)

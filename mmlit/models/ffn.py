@@ -1,0 +1,32 @@
+"""The feed-forward network of every block, whose depthwise conv is LITv2's position signal."""
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .layers import build_act
+
+
+class ConvFFN(nn.Module):
+    """Linear, depthwise 3x3 convolution, activation, linear (paper section 4).
+
+    Args:
+        embed_dims: Channels of input and output.
+        hidden_dims: Channels in between.
+        act_cfg: Activation config.
+        drop_rate: Dropout after the activation and after the last linear.
+    """
+
+    def __init__(self, embed_dims: int, hidden_dims: int, act_cfg: dict, drop_rate: float = 0.):
+        super().__init__()
+        self.fc1 = nn.Linear(embed_dims, hidden_dims)
+        self.dwconv = nn.Conv2d(hidden_dims, hidden_dims, 3, padding=1, groups=hidden_dims)
+        self.act = build_act(act_cfg)
+        self.fc2 = nn.Linear(hidden_dims, embed_dims)
+        self.drop_rate = drop_rate
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, H, W, C) to (B, H, W, C)."""
+        x = self.fc1(x)
+        # The permuted view is a channels-last tensor, so the convolution transposes nothing.
+        x = self.dwconv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        x = F.dropout(self.act(x), self.drop_rate, self.training)
+        return F.dropout(self.fc2(x), self.drop_rate, self.training)

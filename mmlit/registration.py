@@ -1,0 +1,21 @@
+"""Which registries know LITv2: the one place that says so."""
+from mmengine.registry import MODELS as ROOT_MODELS
+from mmengine.registry import Registry
+
+from mmlit.models import LITv2
+
+NAMES = ('LITv2', 'mmlit.LITv2')
+MODELS = Registry('model', parent=ROOT_MODELS, scope='mmlit', locations=['mmlit.registration'])
+
+
+def register_openmmlab() -> None:
+    """``type='LITv2'`` through the root registry, in which mmdet's and mmseg's look too;
+    ``type='mmlit.LITv2'`` through mmlit's own scope."""
+    ROOT_MODELS.register_module(module=LITv2)
+    MODELS.register_module(module=LITv2)
+
+
+def register_openmixup(backbones) -> None:
+    """openmixup's registry of backbones has neither parents nor scopes: both names go in."""
+    for name in NAMES:
+        backbones._module_dict.setdefault(name, LITv2)

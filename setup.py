@@ -1,0 +1,32 @@
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+root = Path(__file__).parent
+
+setup(
+    name='mmlit',
+    version='0.1.0',
+    description='LITv2 (Fast Vision Transformers with HiLo Attention) for OpenMMLab and openmixup',
+    long_description=(root / 'README.md').read_text(encoding='utf-8'),
+    long_description_content_type='text/markdown',
+    license='Apache-2.0',
+    python_requires='>=3.10',
+    packages=find_packages(include=['mmlit', 'mmlit.*']),
+    install_requires=['torch>=2.1', 'mmengine>=0.10.7'],
+    # The two toolkits need different generations of the package `mmcv`, so these two extras
+    # exclude each other; requirements/ pins what the tests run with.
+    extras_require={
+        'openmixup': [
+            'mmcv==1.7.2', 'openmixup==0.2.9', 'torchvision', 'timm', 'numpy<2', 'scikit-image',
+            'scikit-learn', 'einops', 'matplotlib', 'pandas', 'scipy', 'seaborn', 'six', 'tqdm',
+        ],
+        'openmmlab': ['mmcv==2.1.0', 'mmdet==3.3.0', 'mmsegmentation==1.2.2', 'ftfy', 'regex'],
+        'test': ['pytest', 'numpy', 'ruff'],
+    },
+    classifiers=[
+        'License :: OSI Approved :: Apache Software License',
+        'Programming Language :: Python :: 3',
+        'Topic :: Scientific/Engineering :: Image Recognition',
+    ],
+)

@@ -1,0 +1,27 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+DATA = Path(__file__).parent / 'data'
+# The model behind every file in tests/data.
+GOLDEN_ARCH = dict(embed_dims=[16, 32, 64, 128], depths=[1, 1, 2, 1], num_heads=[1, 2, 4, 8],
+                   mlp_ratio=[4, 4, 4, 4])
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if item.get_closest_marker('gpu') and not torch.cuda.is_available():
+            item.add_marker(pytest.mark.skip(reason='needs a CUDA device, and there is none'))
+
+
+@pytest.fixture
+def golden():
+    """Loads an .npz of tests/data as a dict of tensors (texts stay NumPy)."""
+
+    def load(name: str) -> dict:
+        arrays = np.load(DATA / f'{name}.npz')
+        return {k: torch.from_numpy(a) if a.dtype.kind == 'f' else a for k, a in arrays.items()}
+
+    return load
