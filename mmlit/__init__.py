@@ -1,6 +1,6 @@
 """LITv2 for OpenMMLab and openmixup."""
 from .checkpoints import load_checkpoint
-from .models import (LITv2, LITv2Classifier, litv2_base, litv2_medium, litv2_small, litv2_tiny)
+from .models import LITv2, LITv2Classifier, litv2_base, litv2_medium, litv2_small, litv2_tiny
 from .registration import register_openmmlab
 
 __version__ = '0.1.0'

@@ -5,13 +5,17 @@ class MMLitError(Exception):
     """What was wrong, where, and what to do about it."""
 
 
+class ArgumentError(MMLitError, ValueError):
+    """An argument or an input that the model cannot take."""
+
+
 class CheckpointError(MMLitError):
     """A checkpoint that cannot be read, or does not fit the model."""
 
 
+class ConfigError(MMLitError):
+    """A config file that cannot be used, here or at all."""
+
+
 class DatasetError(MMLitError):
-    """A data set that is not there, or holds a file that cannot be used."""
-
-
-class EnvironmentMismatchError(MMLitError):
-    """A config that belongs to the other of the two environments."""
+    """A data set that is not there, or a file in it that cannot be used."""

@@ -15,7 +15,8 @@ def register_openmmlab() -> None:
     MODELS.register_module(module=LITv2)
 
 
-def register_openmixup(backbones) -> None:
+def register_openmixup() -> None:
     """openmixup's registry of backbones has neither parents nor scopes: both names go in."""
+    from openmixup.models.registry import BACKBONES
     for name in NAMES:
-        backbones._module_dict.setdefault(name, LITv2)
+        BACKBONES.module_dict[name] = LITv2

@@ -3,6 +3,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mmlit.errors import ArgumentError
+
 
 class HiLoAttention(nn.Module):
     """HiLo attention (paper section 3.2).
@@ -22,7 +24,7 @@ class HiLoAttention(nn.Module):
         proj_drop_rate: Dropout after each output projection.
 
     Raises:
-        ValueError: If ``num_heads`` does not divide ``embed_dims``, ``window_size`` is not an
+        ArgumentError: If ``num_heads`` does not divide ``embed_dims``, ``window_size`` is not an
             integer >= 1, or ``alpha`` lies outside [0, 1].
     """
 
@@ -36,11 +38,11 @@ class HiLoAttention(nn.Module):
                  proj_drop_rate: float = 0.):
         super().__init__()
         if num_heads < 1 or embed_dims % num_heads:
-            raise ValueError(f'num_heads={num_heads} does not divide embed_dims={embed_dims}')
+            raise ArgumentError(f'num_heads={num_heads} does not divide embed_dims={embed_dims}')
         if not isinstance(window_size, int) or window_size < 1:
-            raise ValueError(f'window_size={window_size!r}: expected an integer >= 1')
+            raise ArgumentError(f'window_size={window_size!r}: expected an integer >= 1')
         if not 0 <= alpha <= 1:
-            raise ValueError(f'alpha={alpha!r}: the share of Lo-Fi heads lies in [0, 1]')
+            raise ArgumentError(f'alpha={alpha!r}: the share of Lo-Fi heads lies in [0, 1]')
         self.window_size = window_size
         self.head_dims = embed_dims // num_heads
         self.l_heads = num_heads if window_size == 1 else int(num_heads * alpha)

@@ -1,6 +1,8 @@
 """LITv2 as a plain image classifier, with no toolkit around it."""
 from torch import Tensor, nn
 
+from mmlit.errors import ArgumentError
+
 from .litv2 import LITv2
 
 
@@ -13,15 +15,15 @@ class LITv2Classifier(nn.Module):
         **backbone: Further arguments of :class:`LITv2`.
 
     Raises:
-        ValueError: If ``num_classes`` is not positive, or ``out_indices`` is given.
+        ArgumentError: If ``num_classes`` is not positive, or ``out_indices`` is given.
     """
 
     def __init__(self, arch: str | dict = 'small', num_classes: int = 1000, **backbone):
         super().__init__()
         if num_classes < 1:
-            raise ValueError(f'num_classes={num_classes}: expected at least 1')
+            raise ArgumentError(f'num_classes={num_classes}: expected at least 1')
         if 'out_indices' in backbone:
-            raise ValueError('a classifier reads the last stage: use LITv2 for other out_indices')
+            raise ArgumentError('a classifier reads the last stage: use LITv2 for out_indices')
         self.num_classes = num_classes
         self.backbone = LITv2(arch, **backbone)
         self.head = nn.Linear(self.backbone.embed_dims[-1], num_classes)

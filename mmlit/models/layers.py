@@ -2,6 +2,8 @@
 import torch
 from torch import Tensor, nn
 
+from mmlit.errors import ArgumentError
+
 NORM_LAYERS = {
     'LN': nn.LayerNorm,
     'BN': nn.BatchNorm2d,
@@ -28,7 +30,7 @@ def build_norm(cfg: dict, dim: int, allowed: tuple[str, ...], name: str) -> nn.M
         name: The argument the config came from, for the error message.
 
     Raises:
-        ValueError: If the type is missing or not one of ``allowed``.
+        ArgumentError: If the type is missing or not one of ``allowed``.
     """
     kind, kwargs = _split(cfg, allowed, name)
     requires_grad = kwargs.pop('requires_grad', True)
@@ -44,7 +46,7 @@ def build_act(cfg: dict, name: str = 'act_cfg') -> nn.Module:
 
 def _split(cfg: dict, allowed: tuple[str, ...], name: str) -> tuple[str, dict]:
     if not isinstance(cfg, dict) or cfg.get('type') not in allowed:
-        raise ValueError(f'{name}={cfg!r}: expected a dict whose type is one of {list(allowed)}')
+        raise ArgumentError(f'{name}={cfg!r}: expected a dict whose type is one of {list(allowed)}')
     kwargs = dict(cfg)
     return kwargs.pop('type'), kwargs
 

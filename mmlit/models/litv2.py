@@ -10,6 +10,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 from mmlit.checkpoints import load_backbone
+from mmlit.errors import ArgumentError
 
 from .attention import HiLoAttention
 from .ffn import ConvFFN
@@ -69,7 +70,7 @@ class LITv2(BaseModule):
             mmengine apply on top of the default initialisation. Defaults to None.
 
     Raises:
-        ValueError: If an argument has no meaning here; the message names it.
+        ArgumentError: If an argument has no meaning here; the message names it.
     """
 
     arch_zoo = {
@@ -118,13 +119,13 @@ class LITv2(BaseModule):
         for name, rate in [('drop_rate', drop_rate), ('attn_drop_rate', attn_drop_rate),
                            ('drop_path_rate', drop_path_rate)]:
             if not 0 <= rate < 1:
-                raise ValueError(f'{name}={rate!r}: a rate lies in [0, 1)')
+                raise ArgumentError(f'{name}={rate!r}: a rate lies in [0, 1)')
         if not 0 <= alpha <= 1:
-            raise ValueError(f'alpha={alpha!r}: the share of Lo-Fi heads lies in [0, 1]')
+            raise ArgumentError(f'alpha={alpha!r}: the share of Lo-Fi heads lies in [0, 1]')
         if init_values < 0:
-            raise ValueError(f'init_values={init_values!r}: expected 0 (no layer scale) or more')
+            raise ArgumentError(f'init_values={init_values!r}: expected 0 (no layer scale) or more')
         if not -1 <= frozen_stages <= NUM_STAGES:
-            raise ValueError(
+            raise ArgumentError(
                 f'frozen_stages={frozen_stages!r}: expected -1 to {NUM_STAGES}')
         self.frozen_stages = frozen_stages
         self.norm_eval = norm_eval
@@ -172,7 +173,7 @@ class LITv2(BaseModule):
         strides 4, 8, 16 and 32.
 
         Raises:
-            ValueError: If the input is not 4-dimensional, has another number of channels, or is
+            ArgumentError: If the input is not 4-dimensional, has another number of channels, or is
                 too small.
         """
         self._check_input(x)
@@ -249,24 +250,25 @@ class LITv2(BaseModule):
 
     def _check_input(self, x: Tensor) -> None:
         if x.ndim != 4:
-            raise ValueError(f'expected images of shape (B, C, H, W), got shape {tuple(x.shape)}')
+            raise ArgumentError(f'expected images (B, C, H, W), got shape {tuple(x.shape)}')
         if x.shape[1] != self.in_channels:
-            raise ValueError(f'images have {x.shape[1]} channels, but LITv2 was built with '
-                             f'in_channels={self.in_channels}')
+            raise ArgumentError(f'images have {x.shape[1]} channels, but LITv2 was built with '
+                                f'in_channels={self.in_channels}')
         if min(x.shape[2:]) < self.min_size:
-            raise ValueError(f'images of {x.shape[2]}x{x.shape[3]} pixels are too small: each '
-                             f'side must be at least {self.min_size}')
+            raise ArgumentError(f'images of {x.shape[2]}x{x.shape[3]} pixels are too small: each '
+                                f'side must be at least {self.min_size}')
 
     def _parse_arch(self, arch: str | dict) -> dict:
         if isinstance(arch, str):
             if arch.lower() not in self.arch_zoo:
-                raise ValueError(f'arch={arch!r}: expected one of {list(self.arch_zoo)} or a dict')
+                raise ArgumentError(
+                    f'arch={arch!r}: expected one of {list(self.arch_zoo)} or a dict')
             return self.arch_zoo[arch.lower()]
         if not isinstance(arch, dict) or set(arch) != set(ARCH_KEYS):
-            raise ValueError(f'arch={arch!r}: a custom arch is a dict with the keys '
-                             f'{list(ARCH_KEYS)}, and no others')
+            raise ArgumentError(f'arch={arch!r}: a custom arch is a dict with the keys '
+                                f'{list(ARCH_KEYS)}, and no others')
         if any(len(v) != NUM_STAGES for v in arch.values()):
-            raise ValueError(f'arch={arch!r}: every list needs {NUM_STAGES} entries, one per stage')
+            raise ArgumentError(f'arch={arch!r}: every list needs {NUM_STAGES} entries')
         return {k: list(v) for k, v in arch.items()}
 
     def _parse_indices(self, indices: Sequence[int] | int, name: str,
@@ -274,10 +276,10 @@ class LITv2(BaseModule):
         indices = (indices, ) if isinstance(indices, int) else tuple(indices)
         allowed = range(NUM_STAGES) if allowed is None else allowed
         if len(set(indices)) != len(indices) or not set(indices) <= set(allowed):
-            raise ValueError(f'{name}={indices}: expected different stages out of '
-                             f'{list(allowed)}')
+            raise ArgumentError(f'{name}={indices}: expected different stages out of '
+                                f'{list(allowed)}')
         if name == 'out_indices' and not indices:
-            raise ValueError('out_indices is empty: name at least one stage')
+            raise ArgumentError('out_indices is empty: name at least one stage')
         return tuple(sorted(indices))
 
     def _parse_attention(self, types, windows) -> list[int]:
@@ -288,18 +290,19 @@ class LITv2(BaseModule):
             windows = [windows if t == 'HiLo' else 0 for t in types]
         for name, value in [('attention_types', types), ('window_size', windows)]:
             if len(value) != NUM_STAGES:
-                raise ValueError(f'{name}={value!r}: expected {NUM_STAGES} entries, one per '
-                                 'stage')
+                raise ArgumentError(f'{name}={value!r}: expected {NUM_STAGES} entries, one per '
+                                    'stage')
         parsed = []
         for i, (kind, window) in enumerate(zip(types, windows, strict=True)):
             if kind not in (None, 'HiLo', 'MHSA'):
-                raise ValueError(f"attention_types[{i}]={kind!r}: expected None, 'HiLo' or 'MHSA'")
+                raise ArgumentError(
+                    f"attention_types[{i}]={kind!r}: expected None, 'HiLo' or 'MHSA'")
             if kind == 'HiLo':
                 if not isinstance(window, int) or window < 1:
-                    raise ValueError(f'window_size[{i}]={window!r}: HiLo needs an integer >= 1')
+                    raise ArgumentError(f'window_size[{i}]={window!r}: HiLo needs an integer >= 1')
             elif window not in (None, 0, 1):
-                raise ValueError(f'window_size[{i}]={window!r}, but stage {i} has attention '
-                                 f'{kind!r}, which has no windows: use 0')
+                raise ArgumentError(f'window_size[{i}]={window!r}, but stage {i} has attention '
+                                    f'{kind!r}, which has no windows: use 0')
             parsed.append({'HiLo': window, 'MHSA': 1, None: 0}[kind])
         return parsed
 

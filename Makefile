@@ -1,0 +1,37 @@
+# Two environments under .envs/, for openmixup and OpenMMLab 2 need different generations of the
+# package mmcv (see README). Each is made once, and anew when its requirements change.
+PYTHON ?= python3
+OPENMIXUP := .envs/openmixup/bin/python
+OPENMMLAB := .envs/openmmlab/bin/python
+
+.PHONY: help demo test test-fast lint openmixup openmmlab clean
+help:
+	@echo "make demo       train LITv2 through openmixup on handwritten digits (minutes on a CPU)"
+	@echo "make test       all tests in both environments"
+	@echo "make test-fast  the same without trainings"
+	@echo "make openmixup  set up .envs/openmixup only"
+	@echo "make openmmlab  set up .envs/openmmlab only (compiles mmcv's ops)"
+
+demo: openmixup
+	$(OPENMIXUP) tools/demo.py
+
+test: openmixup openmmlab lint
+	$(OPENMIXUP) -m pytest
+	$(OPENMMLAB) -m pytest
+
+test-fast: openmixup openmmlab lint
+	$(OPENMIXUP) -m pytest -m 'not slow'
+	$(OPENMMLAB) -m pytest -m 'not slow'
+
+lint: openmixup
+	.envs/openmixup/bin/ruff check .
+
+openmixup: .envs/openmixup/.done
+openmmlab: .envs/openmmlab/.done
+
+.envs/%/.done: requirements/build.txt requirements/%.txt setup.py tools/make_env.sh
+	tools/make_env.sh $* "$(PYTHON)"
+	@touch $@
+
+clean:
+	rm -rf .envs data/digits work_dirs/digits

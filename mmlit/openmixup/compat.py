@@ -1,0 +1,213 @@
+"""What openmixup 0.2.9 needs to import and run on a current machine, in one place.
+
+:func:`import_openmixup` and the functions below it are called by ``mmlit.openmixup``; ``import
+mmlit`` touches none of this. Where CUDA exists, nothing of CUDA is replaced.
+"""
+import contextlib
+import functools
+import importlib
+import importlib.util
+import os
+import sys
+import types
+
+import torch
+import torch.distributed as dist
+from mmengine.logging import print_log
+from torch import Tensor, nn
+
+from mmlit.errors import ConfigError
+from mmlit.models.merging import DeformConv2d
+
+
+def import_openmixup() -> types.ModuleType:
+    """Import openmixup, with whatever this environment needs for it."""
+    if 'openmixup' not in sys.modules:
+        make_torchvision_importable()
+        supply_mmcv_ops()
+        with optimizers_may_be_replaced():
+            importlib.import_module('openmixup')
+            importlib.import_module('openmixup.models')
+            importlib.import_module('openmixup.core')
+    keep_on_cpu_without_cuda()
+    allow_zero_workers()
+    return sys.modules['openmixup']
+
+
+# 1. Compiled ops: openmixup 0.2.9 imports `DeformConv2dPack` from `mmcv.ops`, which the pure-Python
+#    mmcv 1.7.2 cannot import. mmcv-full has the real one, which is then left alone.
+def supply_mmcv_ops() -> None:
+    if importlib.util.find_spec('mmcv._ext') is None and 'mmcv.ops' not in sys.modules:
+        ops = types.ModuleType('mmcv.ops', 'Supplied by mmlit: this mmcv has no compiled ops.')
+        ops.DeformConv2dPack = DeformConv2dPack
+        sys.modules['mmcv.ops'] = ops
+
+
+class DeformConv2dPack(DeformConv2d):
+    """mmlit's deformable convolution with the signature and layout (B, C, H, W) of mmcv's.
+
+    Raises:
+        ConfigError: For options that need mmcv-full.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, kernel_size, stride=1, padding=0,
+                 dilation=1, groups: int = 1, deform_groups: int = 1, bias: bool = False,
+                 im2col_step: int = 32):
+        # mmcv's kernel works in steps of `im2col_step` images; this one takes any batch at once.
+        del im2col_step
+        if groups != 1 or deform_groups != 1 or bias:
+            raise ConfigError('DeformConv2dPack with groups, deform_groups or bias needs mmcv-full '
+                              '1.7.2; mmlit supplies the plain form that LIT uses')
+        sides = [_one_side(v) for v in (kernel_size, stride, padding, dilation)]
+        super().__init__(in_channels, out_channels, *sides, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, C, H, W) to (B, C_out, H_out, W_out)."""
+        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2).contiguous()
+
+
+def _one_side(value) -> int:
+    if isinstance(value, int):
+        return value
+    if len(set(value)) != 1:
+        raise ConfigError(f'DeformConv2dPack with sides {tuple(value)} needs mmcv-full 1.7.2')
+    return value[0]
+
+
+# 2. torch >= 2.5 has `torch.optim.Adafactor`, which mmcv 1.7.2 registers with all of torch.optim;
+#    openmixup then fails to register its own (and would for LAMB, Lion, ... as torch gains them).
+@contextlib.contextmanager
+def optimizers_may_be_replaced():
+    from mmcv.runner.optimizer.builder import OPTIMIZERS
+    register = OPTIMIZERS._register_module
+
+    def replace(*args, **kwargs):
+        register(*args, **{**kwargs, 'force': True})
+
+    OPTIMIZERS._register_module = replace
+    try:
+        yield
+    finally:
+        OPTIMIZERS._register_module = register
+
+
+# 3. The registries' torchvision is built for CUDA. Beside a CPU build of torch its library cannot
+#    load, so two operators that its Python code describes do not exist and the import fails
+#    (torchvision 0.28.0). Declared without an implementation, they fail only when called.
+def make_torchvision_importable() -> None:
+    try:
+        importlib.import_module('torchvision')
+    except RuntimeError as e:
+        if 'torchvision::' not in str(e):
+            raise
+        for name in [m for m in sys.modules if m.partition('.')[0] == 'torchvision']:
+            del sys.modules[name]
+        torch.library.define(
+            'torchvision::nms', '(Tensor dets, Tensor scores, float iou_threshold) -> Tensor')
+        torch.library.define(
+            'torchvision::qnms', '(Tensor dets, Tensor scores, float iou_threshold) -> Tensor')
+        importlib.import_module('torchvision')
+
+
+# 4. openmixup calls `.cuda()` on tensors and models, and names the device 'cuda' when it shares
+#    seeds, whether or not there is a GPU (mixup, cutmix, gathering of results, samplers).
+def keep_on_cpu_without_cuda() -> None:
+    if torch.cuda.is_available():
+        return
+    Tensor.cuda = _stay
+    nn.Module.cuda = _stay
+    for module in ('openmixup.utils.dist_utils', 'openmixup.datasets.loader.sampler'):
+        module = importlib.import_module(module)
+        share = module.sync_random_seed
+        if not isinstance(share, functools.partial):
+            module.sync_random_seed = functools.partial(share, device='cpu')
+
+
+def _stay(self, *args, **kwargs):
+    return self
+
+
+# 5. Without a process group, openmixup's training fails in three places: its data loader reads an
+#    unbound `rank` when there is a seed, the plain OptimizerHook gets `update_interval`, and its
+#    validation hook broadcasts. A group of one process serves them all.
+@contextlib.contextmanager
+def process_group(launcher: str = 'none'):
+    """A process group for ``launcher``; of one process for 'none'.
+
+    Uses NCCL and one GPU per process where CUDA exists, gloo elsewhere. Neither mmcv's nor
+    mmengine's ``init_dist`` can do without a GPU: both select a CUDA device first.
+
+    Args:
+        launcher: 'none', 'pytorch' (torchrun), 'slurm' (srun) or 'mpi' (mpirun).
+
+    Raises:
+        ConfigError: If the launcher's variables are not in the environment.
+    """
+    rank, world_size, local_rank = _ranks(launcher)
+    backend = 'gloo'
+    if torch.cuda.is_available():
+        torch.cuda.set_device(local_rank % torch.cuda.device_count())
+        backend = 'nccl'
+    store = dist.HashStore() if launcher == 'none' else None
+    dist.init_process_group(backend, store=store, rank=rank, world_size=world_size)
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+def _ranks(launcher: str) -> tuple[int, int, int]:
+    """Rank, world size and local rank as the launcher tells them."""
+    if launcher == 'none':
+        return 0, 1, 0
+    names = {
+        'pytorch': ('RANK', 'WORLD_SIZE', 'LOCAL_RANK'),
+        'slurm': ('SLURM_PROCID', 'SLURM_NTASKS', 'SLURM_LOCALID'),
+        'mpi': ('OMPI_COMM_WORLD_RANK', 'OMPI_COMM_WORLD_SIZE', 'OMPI_COMM_WORLD_LOCAL_RANK'),
+    }[launcher]
+    missing = [n for n in names if n not in os.environ]
+    if missing:
+        command = {'pytorch': 'torchrun (tools/dist_train.sh)', 'mpi': 'mpirun',
+                   'slurm': 'srun (tools/slurm_train.sh)'}[launcher]
+        raise ConfigError(f'--launcher {launcher} needs {", ".join(missing)} in the environment: '
+                          f'start the command with {command}')
+    # Right for one machine; tools/slurm_train.sh sets the first of several.
+    os.environ.setdefault('MASTER_ADDR', '127.0.0.1')
+    os.environ.setdefault('MASTER_PORT', '29500')
+    rank, world_size, local_rank = (int(os.environ[n]) for n in names)
+    return rank, world_size, local_rank
+
+
+def allow_zero_workers() -> None:
+    """openmixup 0.2.9 asks for persistent workers also when there are none, which torch refuses."""
+    import openmixup.datasets
+    build = openmixup.datasets.build_dataloader
+    if hasattr(build, '__wrapped__'):
+        return
+
+    @functools.wraps(build)
+    def build_dataloader(dataset, imgs_per_gpu, workers_per_gpu, **kwargs):
+        if workers_per_gpu == 0:
+            kwargs['persistent_workers'] = False
+        kwargs.setdefault('pin_memory', torch.cuda.is_available())
+        return build(dataset, imgs_per_gpu, workers_per_gpu, **kwargs)
+
+    openmixup.datasets.build_dataloader = build_dataloader
+
+
+# 6. openmixup's prefetcher normalises on a CUDA stream, so its configs leave ToTensor and Normalize
+#    out of the pipeline when they set `prefetch=True`.
+def without_prefetch(cfg) -> None:
+    """Put ToTensor and Normalize back into pipelines that prefetch, where there is no CUDA."""
+    if torch.cuda.is_available():
+        return
+    for split in ('train', 'val'):
+        data = cfg.data.get(split)
+        if data is not None and data.get('prefetch', False):
+            data.prefetch = False
+            data.pipeline = [
+                *data.pipeline, dict(type='ToTensor'), dict(type='Normalize', **cfg.img_norm_cfg)
+            ]
+            print_log(f'data.{split}: prefetch needs CUDA; images are normalised in the workers',
+                      logger='current')
+    cfg.prefetch = False
