@@ -19,7 +19,8 @@ setup(
     extras_require={
         'openmixup': [
             'mmcv==1.7.2', 'openmixup==0.2.9', 'torchvision', 'timm', 'numpy<2', 'scikit-image',
-            'scikit-learn', 'attrs', 'einops', 'matplotlib', 'pandas', 'scipy', 'seaborn', 'six', 'tqdm',
+            'scikit-learn', 'attrs', 'einops', 'matplotlib', 'pandas', 'scipy', 'seaborn', 'six',
+            'tqdm',
         ],
         'openmmlab': ['mmcv==2.1.0', 'mmdet==3.3.0', 'mmsegmentation==1.2.2', 'ftfy', 'regex'],
         'test': ['pytest', 'numpy', 'ruff'],

@@ -4,6 +4,9 @@ import numpy as np
 import pytest
 import torch
 
+# Models here are so small that a second thread costs more than it brings.
+torch.set_num_threads(1)
+
 DATA = Path(__file__).parent / 'data'
 # The model behind every file in tests/data.
 GOLDEN_ARCH = dict(embed_dims=[16, 32, 64, 128], depths=[1, 1, 2, 1], num_heads=[1, 2, 4, 8],

@@ -57,7 +57,7 @@ def draw_predictions(model, path: Path, rows: int = 3, columns: int = 8) -> None
     shown = torch.linspace(0, len(dataset) - 1, rows * columns).round().long().tolist()
     batch = torch.stack([dataset[i]['img'] for i in shown])
     with torch.no_grad():
-        scores, labels = model.eval()(batch, mode='inference').softmax(dim=1).max(dim=1)
+        scores, labels = model.eval()(batch, mode='inference').max(dim=1)
 
     figure, axes = plt.subplots(rows, columns, figsize=(1.5 * columns, 1.9 * rows))
     for ax, i, score, label in zip(axes.flat, shown, scores, labels, strict=True):

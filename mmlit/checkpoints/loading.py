@@ -28,7 +28,7 @@ def load_checkpoint(model: nn.Module, source: str | Path) -> dict:
             other way round; the message names what and why.
     """
     checkpoint = read_checkpoint(source)
-    layout, backbone, rest = convert(state_dict_of(checkpoint, source))
+    layout, backbone, rest = _convert(checkpoint, source)
     if not hasattr(model, 'backbone'):
         _fill(model, backbone, source, layout, strict=True)
         if rest:
@@ -49,11 +49,18 @@ def load_backbone(backbone: nn.Module, source: str | Path) -> None:
     Raises:
         CheckpointError: If the file cannot be read or any other weight differs.
     """
-    layout, state, rest = convert(state_dict_of(read_checkpoint(source), source))
+    layout, state, rest = _convert(read_checkpoint(source), source)
     _fill(backbone, state, source, layout, strict=False)
     if rest:
         _say(f'{source}: left out {len(rest)} weights that are not of the backbone: '
              f'{_names(rest)}')
+
+
+def _convert(checkpoint: dict, source) -> tuple[str, dict[str, Tensor], dict[str, Tensor]]:
+    try:
+        return convert(state_dict_of(checkpoint))
+    except CheckpointError as e:
+        raise CheckpointError(f'checkpoint {source}: {e}') from None
 
 
 def _fill(model: nn.Module, state: dict[str, Tensor], source, layout: str, strict: bool) -> None:

@@ -52,7 +52,7 @@ def read_checkpoint(source: str | Path) -> dict:
                               'Copy or download it again.') from None
 
 
-def state_dict_of(checkpoint: dict, source: str | Path) -> dict[str, Tensor]:
+def state_dict_of(checkpoint: dict) -> dict[str, Tensor]:
     """Weights of a checkpoint, whatever its top key is.
 
     Raises:
@@ -64,7 +64,7 @@ def state_dict_of(checkpoint: dict, source: str | Path) -> dict[str, Tensor]:
             break
     state = {k: v for k, v in checkpoint.items() if isinstance(v, Tensor)}
     if not state:
-        raise CheckpointError(f'checkpoint {source} holds no weights; its keys are '
+        raise CheckpointError('it holds no weights; its keys are '
                               f'{[str(k) for k in list(checkpoint)[:5]]}')
     return state
 

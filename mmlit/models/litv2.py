@@ -1,4 +1,5 @@
 """LITv2: four stages, convolutional blocks early and HiLo attention late."""
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -124,7 +125,7 @@ class LITv2(BaseModule):
             raise ArgumentError(f'alpha={alpha!r}: the share of Lo-Fi heads lies in [0, 1]')
         if init_values < 0:
             raise ArgumentError(f'init_values={init_values!r}: expected 0 (no layer scale) or more')
-        if not -1 <= frozen_stages <= NUM_STAGES:
+        if frozen_stages not in range(-1, NUM_STAGES + 1):
             raise ArgumentError(
                 f'frozen_stages={frozen_stages!r}: expected -1 to {NUM_STAGES}')
         self.frozen_stages = frozen_stages
@@ -134,7 +135,8 @@ class LITv2(BaseModule):
 
         self.patch_embed = PatchEmbed(in_channels, self.embed_dims[0], stem_patch_size, norm_cfg)
         self.drop_after_pos = nn.Dropout(drop_rate)
-        drop_path = iter(torch.linspace(0, drop_path_rate, sum(self.depths)).tolist())
+        last = max(sum(self.depths) - 1, 1)
+        drop_path = (drop_path_rate * i / last for i in itertools.count())
         self.stages = nn.ModuleList()
         for i, (dim, depth) in enumerate(zip(self.embed_dims, self.depths, strict=True)):
             blocks = [
@@ -206,8 +208,7 @@ class LITv2(BaseModule):
             pretrained: Path or URL of a checkpoint, in place of ``init_cfg``'s; openmixup's
                 models pass their ``pretrained`` here.
         """
-        if pretrained is None and (self.init_cfg or {}).get('type') == 'Pretrained':
-            pretrained = self.init_cfg['checkpoint']
+        pretrained = pretrained or self._pretrained_checkpoint()
         if pretrained is not None:
             load_backbone(self, pretrained)
         else:
@@ -215,6 +216,20 @@ class LITv2(BaseModule):
             if self.init_cfg:
                 super().init_weights()
         self._is_init = True
+
+    def _pretrained_checkpoint(self) -> str | None:
+        configs = self.init_cfg if isinstance(self.init_cfg, (list, tuple)) else [self.init_cfg]
+        for config in configs:
+            if config and config['type'] == 'Pretrained':
+                extra = set(config) - {'type', 'checkpoint'}
+                # mmengine's way to name the part of a whole model, which is recognised anyway.
+                if config.get('prefix', '').rstrip('.') == 'backbone':
+                    extra.discard('prefix')
+                if extra or len(configs) > 1:
+                    raise ArgumentError(f'init_cfg={self.init_cfg}: Pretrained fills every weight '
+                                        'and takes a checkpoint alone')
+                return config['checkpoint']
+        return None
 
     def _reset_parameters(self) -> None:
         """Initialisation of the recipes: truncated normal linears, fan-out convolutions."""
@@ -263,8 +278,8 @@ class LITv2(BaseModule):
             if arch.lower() not in self.arch_zoo:
                 raise ArgumentError(
                     f'arch={arch!r}: expected one of {list(self.arch_zoo)} or a dict')
-            return self.arch_zoo[arch.lower()]
-        if not isinstance(arch, dict) or set(arch) != set(ARCH_KEYS):
+            arch = self.arch_zoo[arch.lower()]
+        elif not isinstance(arch, dict) or set(arch) != set(ARCH_KEYS):
             raise ArgumentError(f'arch={arch!r}: a custom arch is a dict with the keys '
                                 f'{list(ARCH_KEYS)}, and no others')
         if any(len(v) != NUM_STAGES for v in arch.values()):

@@ -64,6 +64,7 @@ def train(config: str,
         train_set = build_dataset(cfg.data.train, 'train')
         val_set = build_dataset(cfg.data.val, 'val') if cfg.get('evaluation') else None
         model = build_model(cfg)
+        _check_labels(train_set, cfg)
         loader = build_train_loader(cfg, train_set, seed)
         work_dir = Path(work_dir or cfg.get('work_dir') or Path('work_dirs', Path(config).stem))
         resume = resume or cfg.get('resume_from')
@@ -262,6 +263,14 @@ def _start_logging(work_dir: Path, cfg, seed: int, deterministic: bool):
     logger.info('%d process(es) on %s, seed %d, deterministic: %s', world_size, _device(), seed,
                 deterministic)
     return logger, timestamp
+
+
+def _check_labels(dataset, cfg) -> None:
+    classes = cfg.model.get('head', {}).get('num_classes')
+    if classes and dataset.targets is not None and max(dataset.targets) >= classes:
+        raise ConfigError(f'the training set has the label {max(dataset.targets)}, but '
+                          f'model.head.num_classes is {classes}: labels run from 0 to '
+                          f'num_classes - 1')
 
 
 def _set_backends(cfg, deterministic: bool) -> None:

@@ -1,18 +1,10 @@
 """The published classification configs: each loads, and says what its recipe says."""
-# ruff: noqa: E402
-import importlib.util
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
-from torch import nn
-
-if importlib.util.find_spec('openmixup') is None:
-    pytest.skip('needs openmixup', allow_module_level=True)
-importlib.import_module('mmlit.openmixup')  # before it, openmixup cannot be imported everywhere
-
 from mmcv import Config
 from mmcv.runner import HOOKS
 from openmixup.core.optimizers import build_optimizer
@@ -20,6 +12,7 @@ from openmixup.datasets.registry import PIPELINES
 from openmixup.models import build_model
 from openmixup.utils import build_from_cfg
 from PIL import Image
+from torch import nn
 from torchvision.transforms import Compose
 
 from ..conftest import DATA, GOLDEN_ARCH
@@ -206,8 +199,8 @@ def test_learning_rate(cfg, recipe):
         runner.iter = i
         hook.before_train_iter(runner)
         seen.append(plain['lr'])
-        if i <= hook.warmup_iters:
-            assert offset['lr'] == pytest.approx(plain['lr'] * recipe['offset'], rel=2e-2)
+        if i == 0:
+            assert offset['lr'] == pytest.approx(plain['lr'] * recipe['offset'])
     assert offset['lr'] == pytest.approx(recipe['lr_last'])
     assert seen[0] == pytest.approx(recipe['lr_first'], rel=1e-2)
     assert seen[runner.max_iters // 2] == pytest.approx((recipe['lr'] + recipe['lr_last']) / 2)
