@@ -10,6 +10,7 @@ import importlib.util
 import os
 import sys
 import types
+import warnings
 
 import torch
 import torch.distributed as dist
@@ -23,12 +24,14 @@ from mmlit.models.merging import DeformConv2d
 def import_openmixup() -> types.ModuleType:
     """Import openmixup, with whatever this environment needs for it."""
     if 'openmixup' not in sys.modules:
-        make_torchvision_importable()
-        supply_mmcv_ops()
-        with optimizers_may_be_replaced():
-            importlib.import_module('openmixup')
-            importlib.import_module('openmixup.models')
-            importlib.import_module('openmixup.core')
+        with warnings.catch_warnings():
+            # mmcv 1.x and openmixup warn of their age, of apex and of mmcv-full.
+            warnings.simplefilter('ignore')
+            make_torchvision_importable()
+            supply_mmcv_ops()
+            with optimizers_may_be_replaced():
+                for module in ('openmixup', 'openmixup.models', 'openmixup.core', 'openmixup.apis'):
+                    importlib.import_module(module)
     keep_on_cpu_without_cuda()
     allow_zero_workers()
     return sys.modules['openmixup']
@@ -193,6 +196,19 @@ def allow_zero_workers() -> None:
         return build(dataset, imgs_per_gpu, workers_per_gpu, **kwargs)
 
     openmixup.datasets.build_dataloader = build_dataloader
+
+
+@contextlib.contextmanager
+def without_idle_warnings():
+    """Silences what mmlit's users can do nothing about while a training runs."""
+    with warnings.catch_warnings():
+        # Of openmixup: that it limits the threads of the workers.
+        warnings.filterwarnings('ignore', 'Setting (OMP|MKL)_NUM_THREADS')
+        # Of torch 2.13: the new name of an argument, which torch 2.1 does not have.
+        warnings.filterwarnings('ignore', '.broadcast_buffers. is deprecated')
+        # Of torch: depthwise kernels (C, 1, k, k) are the same memory in both layouts.
+        warnings.filterwarnings('ignore', 'Grad strides do not match')
+        yield
 
 
 # 6. openmixup's prefetcher normalises on a CUDA stream, so its configs leave ToTensor and Normalize

@@ -21,7 +21,7 @@ from mmlit import LITv2, __version__
 from mmlit.checkpoints import load_checkpoint
 from mmlit.errors import ConfigError, MMLitError
 
-from .compat import process_group, without_prefetch
+from .compat import process_group, without_idle_warnings, without_prefetch
 from .data import build_dataset, build_train_loader
 from .hooks import HostMemoryHook, OptimizerHook, SeedEpochHook, ValidateHook
 from .runner import ResumableRunner, latest_checkpoint, load_training
@@ -56,8 +56,8 @@ def train(config: str,
     """
     cfg = load_config(config, cfg_options)
     without_prefetch(cfg)
-    setup_multi_processes(cfg)
-    with process_group(launcher):
+    with without_idle_warnings(), process_group(launcher):
+        setup_multi_processes(cfg)
         seed = _share_seed(seed)
         set_random_seed(seed)
         # Everything that can be wrong is built before the first file is written.
@@ -116,7 +116,7 @@ def test(config: str,
     """
     cfg = load_config(config, cfg_options)
     without_prefetch(cfg)
-    with process_group(launcher):
+    with without_idle_warnings(), process_group(launcher):
         dataset = build_dataset(cfg.data.get('test', cfg.data.val), 'val')
         model = build_model(cfg)
         load_checkpoint(model, checkpoint)

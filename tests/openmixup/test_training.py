@@ -1,4 +1,7 @@
-"""Real, small trainings through the command line: resumed, killed, distributed."""
+"""Real, small trainings through the command line: resumed, killed, distributed.
+
+They run on the CPU everywhere: only there are two runs the same bit for bit.
+"""
 import json
 import os
 import re
@@ -18,7 +21,8 @@ pytestmark = pytest.mark.slow
 EPOCHS = 3
 
 
-def start(options, work_dir, *args, processes: int = 1, seed: int = 3) -> subprocess.Popen:
+def start(options, work_dir, *args, processes: int = 1, seed: int = 3,
+          cuda: bool = False) -> subprocess.Popen:
     """Starts tools/train.py (or dist_train.sh) on the demo's config in a process of its own."""
     command = [sys.executable, ROOT / 'tools/train.py', DEMO]
     if processes > 1:
@@ -26,6 +30,8 @@ def start(options, work_dir, *args, processes: int = 1, seed: int = 3) -> subpro
     command += ['--work-dir', work_dir, '--seed', seed, *args, '--cfg-options', *options]
     environment = dict(os.environ, PYTHON=sys.executable, PYTHONWARNINGS='ignore',
                        PORT=str(29500 + os.getpid() % 1000))
+    if not cuda:
+        environment['CUDA_VISIBLE_DEVICES'] = ''
     return subprocess.Popen([str(c) for c in command], env=environment, text=True,
                             stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
 
@@ -172,7 +178,7 @@ def test_two_processes_train_the_demo_as_it_is(options, tmp_path):
     assert '2 process(es)' in out and 'head0_top1' in out
     assert out.count(f'Saving checkpoint at {EPOCHS} epochs') == 1
     checkpoint = tmp_path / f'epoch_{EPOCHS}.pth'
-    environment = dict(os.environ, PYTHON=sys.executable, PORT='29433')
+    environment = dict(os.environ, PYTHON=sys.executable, PORT='29433', CUDA_VISIBLE_DEVICES='')
     command = [ROOT / 'tools/dist_test.sh', DEMO, checkpoint, '2', '--cfg-options', *options]
     done = subprocess.run(list(map(str, command)), env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -184,10 +190,7 @@ def test_two_processes_train_the_demo_as_it_is(options, tmp_path):
 def test_mixed_precision_says_what_it_is(options, tmp_path):
     out = finish(start([*options, 'use_fp16=True', 'runner.max_epochs=1'], tmp_path))
     (said, ) = re.findall(r'precision: (.*)', out)
-    if torch.cuda.is_available():
-        assert said.startswith('float16')
-    else:
-        assert said.startswith(('bfloat16', 'float32'))
+    assert said.startswith(('bfloat16', 'float32 (this CPU'))
     assert all(v.dtype != torch.bfloat16 for v in state(tmp_path / 'epoch_1.pth')['state_dict']
                .values())
 
@@ -207,3 +210,16 @@ def test_workers_and_accumulated_gradients(options, tmp_path):
     log = [json.loads(x) for x in next(tmp_path.glob('*.log.json')).read_text().splitlines()]
     losses = [x['loss'] for x in log if x.get('mode') == 'train']
     assert len(losses) == 2 and all(0 < loss < 5 for loss in losses)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize('use_fp16', [False, True])
+def test_on_a_gpu(options, tmp_path, use_fp16):
+    """The same command where there is a GPU, prefetching its images there."""
+    options = [*options, 'runner.max_epochs=6', f'use_fp16={use_fp16}', 'prefetch=True',
+               'data.train.prefetch=True',
+               "data.train.pipeline=[{'type':'Resize','size':(64,64)}]"]
+    out = finish(start(options, tmp_path, cuda=True))
+    assert f'precision: {"float16" if use_fp16 else "float32"}' in out and 'on cuda:0' in out
+    scores = [float(s) for s in re.findall(r'Epoch\(val\) .*head0_top1: ([\d.]+)', out)]
+    assert len(scores) == 6 and max(scores) > 20
