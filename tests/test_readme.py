@@ -1,0 +1,54 @@
+"""The README's examples run as they stand."""
+import importlib.util
+import re
+from pathlib import Path
+
+import pytest
+
+README = (Path(__file__).parents[1] / 'README.md').read_text(encoding='utf-8')
+EXAMPLES = re.findall(r'```python\n(.*?)```', README, re.S)
+
+
+def example(first_word: str) -> str:
+    (text, ) = [e for e in EXAMPLES if e.startswith(first_word)]
+    return text
+
+
+def skip_without(package: str) -> None:
+    if importlib.util.find_spec(package) is None:
+        pytest.skip(f'{package} lives in the other environment')
+
+
+def test_there_are_four():
+    assert len(EXAMPLES) == 4
+
+
+def test_plain_pytorch():
+    scope = {}
+    exec(example('import torch'), scope)
+    assert scope['logits'].shape == (2, 1000)
+    assert [tuple(m.shape[1:]) for m in scope['maps']] == [
+        (96, 120, 160), (192, 60, 80), (384, 30, 40), (768, 15, 20)]
+
+
+def test_openmixup():
+    skip_without('openmixup')
+    from mmcv import Config
+    cfg = Config.fromstring(example('# openmixup'), '.py')  # custom_imports makes it importable
+    from openmixup.models import build_model
+    assert type(build_model(cfg.model).backbone).__name__ == 'LITv2'
+
+
+@pytest.mark.parametrize('package', ['mmdet', 'mmseg'])
+def test_openmmlab(package, tmp_path):
+    skip_without(package)
+    from mmengine.config import Config
+    from mmengine.registry import init_default_scope
+    path = tmp_path / 'config.py'
+    path.write_text(example(f'# {package}'))
+    cfg = Config.fromfile(path)
+    importlib.import_module(f'{package}.models')
+    init_default_scope(package)
+    models = importlib.import_module(f'{package}.registry').MODELS
+    model = models.build(cfg.model)
+    assert type(model.backbone).__name__ == 'LITv2' and len(model.backbone.out_indices) == 4
