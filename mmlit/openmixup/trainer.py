@@ -296,7 +296,9 @@ def _amp_dtype(cfg, device: torch.device, logger) -> torch.dtype | None:
             raise ConfigError(f"fp16={dict(cfg.fp16)}: only type='mmcv' (torch.amp) is supported")
         logger.info('precision: float16 autocast with loss scaling')
         return torch.float16
-    if torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported():
+    # Names that torch keeps to itself, and does not have in every version.
+    native = ('_is_avx512_bf16_supported', '_is_amx_tile_supported')
+    if any(getattr(torch.cpu, name, bool)() for name in native):
         logger.info('precision: bfloat16 autocast (the CPU has no use for float16)')
         return torch.bfloat16
     logger.info('precision: float32 (this CPU has no bfloat16 instructions)')

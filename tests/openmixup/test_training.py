@@ -212,6 +212,50 @@ def test_workers_and_accumulated_gradients(options, tmp_path):
     assert len(losses) == 2 and all(0 < loss < 5 for loss in losses)
 
 
+def test_through_slurm(options, tmp_path):
+    """tools/slurm_train.sh, with an srun that starts one task here."""
+    commands = tmp_path / 'bin'
+    commands.mkdir()
+    (commands / 'srun').write_text('#!/bin/bash\nwhile [ "$1" != bash ]; do shift; done\n'
+                                   'SLURM_PROCID=0 SLURM_NTASKS=1 SLURM_LOCALID=0 exec "$@"\n')
+    (commands / 'scontrol').write_text('#!/bin/bash\nprintf "localhost\\nother\\n"\n')
+    for path in commands.iterdir():
+        path.chmod(0o755)
+    environment = dict(
+        os.environ, PYTHON=sys.executable, CUDA_VISIBLE_DEVICES='',
+        PATH=f'{commands}:{os.environ["PATH"]}', SLURM_JOB_NODELIST='localhost,other')
+    command = [ROOT / 'tools/slurm_train.sh', 'partition', 'job', DEMO, tmp_path / 'work',
+               '--seed', '1', '--cfg-options', *options, 'runner.max_epochs=1']
+    done = subprocess.run(list(map(str, command)), env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / 'work/epoch_1.pth').is_file()
+
+
+def test_through_mpi(options, tmp_path, monkeypatch):
+    for name, value in [('RANK', '0'), ('SIZE', '1'), ('LOCAL_RANK', '0')]:
+        monkeypatch.setenv(f'OMPI_COMM_WORLD_{name}', value)
+    monkeypatch.setenv('MASTER_PORT', '29477')
+    finish(start([*options, 'runner.max_epochs=1'], tmp_path, '--launcher', 'mpi'))
+    assert (tmp_path / 'epoch_1.pth').is_file()
+
+
+def test_scripts_of_openmixups_own(tmp_path):
+    """As openmixup's tools/train.py begins: openmixup first, then the config, then the model."""
+    script = tmp_path / 'script.py'
+    script.write_text("""
+import sys
+import openmixup
+from mmcv import Config
+from openmixup.models import build_model
+cfg = Config.fromfile(sys.argv[1])
+print(type(build_model(cfg.model).backbone), __name__)
+""")
+    config = ROOT / 'configs/classification/imagenet/lit_v2/lit_v2_small_8xb128_cos_fp16_ep300.py'
+    done = subprocess.run([sys.executable, '-m', 'mmlit.openmixup', script, config],
+                          capture_output=True, text=True, cwd=tmp_path)
+    assert "<class 'mmlit.models.litv2.LITv2'> __main__" in done.stdout, done.stderr
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize('use_fp16', [False, True])
 def test_on_a_gpu(options, tmp_path, use_fp16):
