@@ -1,6 +1,7 @@
 """What the command lines under tools/ share."""
 import ast
 import contextlib
+import importlib
 import importlib.util
 import sys
 from argparse import ArgumentParser
@@ -39,23 +40,27 @@ def add_common_arguments(parser: ArgumentParser) -> None:
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
 
 
-def require_openmixup(config: str) -> None:
-    """Check that a config is one of openmixup's, and that openmixup is installed.
+def trainer_for(config: str):
+    """The module with ``train`` and ``test`` for a config.
+
+    Args:
+        config: Path of an openmixup or mmengine config.
+
+    Returns:
+        ``mmlit.openmixup.trainer`` or ``mmlit.openmmlab.trainer``.
 
     Raises:
-        ConfigError: Naming the environment that the config belongs to.
+        ConfigError: If the config belongs to the other environment; the message names it.
     """
     generation = config_generation(config)
-    if generation == 'mmengine':
-        raise ConfigError(
-            f'{config} is an mmengine config (OpenMMLab 2: mmdet 3, mmseg 1), and this is mmlit\'s '
-            'command for openmixup configs. In the OpenMMLab 2 environment (.envs/openmmlab; see '
-            'README) train it with mmdet\'s or mmseg\'s own tools/train.py and custom_imports = '
-            f"dict(imports=['mmlit']). This Python is {_environment()}.")
-    if importlib.util.find_spec('openmixup') is None:
-        raise ConfigError(
-            f'{config} is an openmixup config (mmcv 1.x) and needs the openmixup environment '
-            f'(.envs/openmixup/bin/python; see README). This Python is {_environment()}.')
+    name, needed, folder = {
+        'openmixup': ('an openmixup config (mmcv 1.x)', 'openmixup', 'openmixup'),
+        'mmengine': ('an mmengine config (OpenMMLab 2: mmdet 3, mmseg 1)', 'mmdet', 'openmmlab'),
+    }[generation]
+    if importlib.util.find_spec(needed) is None:
+        raise ConfigError(f'{config} is {name} and needs the environment .envs/{folder}/bin/python '
+                          f'(make {folder}; see README). This Python is {_environment()}.')
+    return importlib.import_module(f'mmlit.{folder}.trainer')
 
 
 def config_generation(path: str | Path) -> str:

@@ -3,14 +3,14 @@ import argparse
 import json
 import os
 
-from mmlit.command_line import add_common_arguments, clean_errors, require_openmixup
+from mmlit.command_line import add_common_arguments, clean_errors, trainer_for
 
 
 def parse_args():
-    parser = argparse.ArgumentParser(description='Accuracy of a checkpoint on validation data')
+    parser = argparse.ArgumentParser(description='Metrics of a checkpoint on validation data')
     parser.add_argument('config', help='path of the config')
     parser.add_argument('checkpoint', help='path or URL, in any layout that mmlit knows')
-    parser.add_argument('--out', metavar='FILE', help='also write the accuracies there, as JSON')
+    parser.add_argument('--out', metavar='FILE', help='also write the metrics there, as JSON')
     add_common_arguments(parser)
     return parser.parse_args()
 
@@ -18,11 +18,10 @@ def parse_args():
 def main():
     args = parse_args()
     with clean_errors():
-        require_openmixup(args.config)
-        from mmlit.openmixup.trainer import test
-        results = test(args.config, args.checkpoint, args.cfg_options, args.launcher)
+        results = trainer_for(args.config).test(
+            args.config, args.checkpoint, args.cfg_options, args.launcher)
     if int(os.environ.get('RANK', 0)) == 0:
-        print('\n' + '\n'.join(f'{name}: {value:.2f}' for name, value in results.items()))
+        print('\n' + '\n'.join(f'{name}: {value:.4g}' for name, value in results.items()))
         if args.out:
             with open(args.out, 'w') as f:
                 json.dump(results, f, indent=2)

@@ -1,7 +1,8 @@
 """Train a config: python tools/train.py CONFIG [--work-dir DIR] [--resume] ..."""
 import argparse
 
-from mmlit.command_line import add_common_arguments, clean_errors, require_openmixup
+from mmlit.command_line import add_common_arguments, clean_errors, config_generation, trainer_for
+from mmlit.errors import ConfigError
 
 
 def parse_args():
@@ -14,6 +15,10 @@ def parse_args():
     parser.add_argument('--load-from', metavar='CHECKPOINT', help='start from these weights')
     parser.add_argument('--seed', type=int, help='random seed; drawn, and logged, if not given')
     parser.add_argument('--deterministic', action='store_true')
+    mmengine = parser.add_argument_group('mmengine configs only')
+    mmengine.add_argument('--amp', action='store_true', help='mixed precision on CUDA')
+    mmengine.add_argument(
+        '--auto-scale-lr', action='store_true', help='scale the learning rate with the batch size')
     add_common_arguments(parser)
     return parser.parse_args()
 
@@ -21,10 +26,15 @@ def parse_args():
 def main():
     args = parse_args()
     with clean_errors():
-        require_openmixup(args.config)
-        from mmlit.openmixup.trainer import train
-        train(args.config, args.work_dir, args.resume, args.load_from, args.cfg_options, args.seed,
-              args.deterministic, args.launcher)
+        trainer = trainer_for(args.config)
+        options = {}
+        if config_generation(args.config) == 'mmengine':
+            options = dict(amp=args.amp, auto_scale_lr=args.auto_scale_lr)
+        elif args.amp or args.auto_scale_lr:
+            raise ConfigError('--amp and --auto-scale-lr are for mmengine configs: an openmixup '
+                              'config says use_fp16=True, and its own optimizer.lr')
+        trainer.train(args.config, args.work_dir, args.resume, args.load_from, args.cfg_options,
+                      args.seed, args.deterministic, args.launcher, **options)
 
 
 if __name__ == '__main__':

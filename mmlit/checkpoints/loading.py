@@ -28,16 +28,21 @@ def load_checkpoint(model: nn.Module, source: str | Path) -> dict:
             other way round; the message names what and why.
     """
     checkpoint = read_checkpoint(source)
+    fill_model(model, checkpoint, source)
+    return checkpoint
+
+
+def fill_model(model: nn.Module, checkpoint: dict, source: str | Path) -> None:
+    """Fill a model from a checkpoint that is read; see :func:`load_checkpoint`."""
     layout, backbone, rest = _convert(checkpoint, source)
     if not hasattr(model, 'backbone'):
         _fill(model, backbone, source, layout, strict=True)
         if rest:
             _say(f'{source}: left out {sorted(rest)}, which a backbone has no place for')
-        return checkpoint
+        return
     state = {f'backbone.{k}': v for k, v in backbone.items()}
     state.update(_rename_head(rest, model))
     _fill(model, state, source, layout, strict=True)
-    return checkpoint
 
 
 def load_backbone(backbone: nn.Module, source: str | Path) -> None:

@@ -1,6 +1,8 @@
 """From a file or URL to the weights in it, without running any code that it may hold."""
 import pickle
 import re
+from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -12,11 +14,12 @@ from mmlit.errors import CheckpointError
 STATE_DICT_KEYS = ('state_dict', 'model')
 
 
-def read_checkpoint(source: str | Path) -> dict:
+def read_checkpoint(source: str | Path, allowed: Sequence[type] = ()) -> dict:
     """Read a checkpoint onto the CPU, with ``weights_only``.
 
     Args:
         source: Path of a file, or an http(s) URL, which is kept in torch hub's cache.
+        allowed: Harmless types that the checkpoints of a toolkit hold beside weights.
 
     Returns:
         The whole checkpoint.
@@ -35,7 +38,8 @@ def read_checkpoint(source: str | Path) -> dict:
     if not path.is_file():
         raise CheckpointError(f'checkpoint {path.absolute()} does not exist or is not a file')
     try:
-        return _as_dict(torch.load(path, map_location='cpu', weights_only=True), path)
+        with torch.serialization.safe_globals(allowed) if allowed else nullcontext():
+            return _as_dict(torch.load(path, map_location='cpu', weights_only=True), path)
     except pickle.UnpicklingError as e:
         # torch's message names the object that it refused to make; without such a name the file
         # is no pickle at all.

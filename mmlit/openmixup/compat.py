@@ -7,16 +7,15 @@ import contextlib
 import functools
 import importlib
 import importlib.util
-import os
 import sys
 import types
 import warnings
 
 import torch
-import torch.distributed as dist
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
+from mmlit import distributed
 from mmlit.errors import ConfigError
 from mmlit.models.merging import DeformConv2d
 
@@ -133,52 +132,9 @@ def _stay(self, *args, **kwargs):
 # 5. Without a process group, openmixup's training fails in three places: its data loader reads an
 #    unbound `rank` when there is a seed, the plain OptimizerHook gets `update_interval`, and its
 #    validation hook broadcasts. A group of one process serves them all.
-@contextlib.contextmanager
 def process_group(launcher: str = 'none'):
-    """A process group for ``launcher``; of one process for 'none'.
-
-    Uses NCCL and one GPU per process where CUDA exists, gloo elsewhere. Neither mmcv's nor
-    mmengine's ``init_dist`` can do without a GPU: both select a CUDA device first.
-
-    Args:
-        launcher: 'none', 'pytorch' (torchrun), 'slurm' (srun) or 'mpi' (mpirun).
-
-    Raises:
-        ConfigError: If the launcher's variables are not in the environment.
-    """
-    rank, world_size, local_rank = _ranks(launcher)
-    backend = 'gloo'
-    if torch.cuda.is_available():
-        torch.cuda.set_device(local_rank % torch.cuda.device_count())
-        backend = 'nccl'
-    store = dist.HashStore() if launcher == 'none' else None
-    dist.init_process_group(backend, store=store, rank=rank, world_size=world_size)
-    try:
-        yield
-    finally:
-        dist.destroy_process_group()
-
-
-def _ranks(launcher: str) -> tuple[int, int, int]:
-    """Rank, world size and local rank as the launcher tells them."""
-    if launcher == 'none':
-        return 0, 1, 0
-    names = {
-        'pytorch': ('RANK', 'WORLD_SIZE', 'LOCAL_RANK'),
-        'slurm': ('SLURM_PROCID', 'SLURM_NTASKS', 'SLURM_LOCALID'),
-        'mpi': ('OMPI_COMM_WORLD_RANK', 'OMPI_COMM_WORLD_SIZE', 'OMPI_COMM_WORLD_LOCAL_RANK'),
-    }[launcher]
-    missing = [n for n in names if n not in os.environ]
-    if missing:
-        command = {'pytorch': 'torchrun (tools/dist_train.sh)', 'mpi': 'mpirun',
-                   'slurm': 'srun (tools/slurm_train.sh)'}[launcher]
-        raise ConfigError(f'--launcher {launcher} needs {", ".join(missing)} in the environment: '
-                          f'start the command with {command}')
-    # Right for one machine; tools/slurm_train.sh sets the first of several.
-    os.environ.setdefault('MASTER_ADDR', '127.0.0.1')
-    os.environ.setdefault('MASTER_PORT', '29500')
-    rank, world_size, local_rank = (int(os.environ[n]) for n in names)
-    return rank, world_size, local_rank
+    """A process group for ``launcher``; of one process for 'none'."""
+    return distributed.process_group(launcher, alone=True)
 
 
 def allow_zero_workers() -> None:

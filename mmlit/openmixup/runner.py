@@ -1,12 +1,11 @@
 """mmcv's epoch runner, made to survive being killed at any moment."""
 import os
-import re
 from pathlib import Path
 
 from mmcv.runner import EpochBasedRunner
 from torch import nn
 
-from mmlit.checkpoints import load_checkpoint
+from mmlit.checkpoints import load_checkpoint, replace_when_whole
 from mmlit.errors import CheckpointError
 
 
@@ -42,9 +41,7 @@ class ResumableRunner(EpochBasedRunner):
         name = filename_tmpl.format(self.epoch + 1)
         partial = f'.{name}.tmp'
         super().save_checkpoint(out_dir, partial, save_optimizer, meta, create_symlink=False)
-        with open(out_dir / partial, 'rb') as f:
-            os.fsync(f.fileno())
-        os.replace(out_dir / partial, out_dir / name)
+        replace_when_whole(out_dir / partial, out_dir / name)
         if create_symlink:
             link = out_dir / '.latest.tmp'
             link.unlink(missing_ok=True)
@@ -85,10 +82,3 @@ def load_training(model: nn.Module, path: str | Path) -> dict:
         raise CheckpointError(f'checkpoint {path} holds weights but no state of a training: use '
                               '--load-from to start a new training from it')
     return checkpoint
-
-
-def latest_checkpoint(work_dir: str | Path) -> Path | None:
-    """Checkpoint of the last finished epoch in a work dir, or None."""
-    found = {int(m[1]): p for p in Path(work_dir).glob('epoch_*.pth')
-             if (m := re.fullmatch(r'epoch_(\d+)\.pth', p.name))}
-    return found[max(found)] if found else None

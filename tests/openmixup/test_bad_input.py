@@ -66,7 +66,7 @@ def test_config_of_the_other_generation(fails, tmp_path):
     config = tmp_path / 'retinanet.py'
     config.write_text("_base_ = ['mmdet::_base_/default_runtime.py']\nmodel = dict()\n")
     message = fails(config=config)
-    assert 'mmengine config' in message and '.envs/openmmlab' in message
+    assert 'mmengine config' in message and '.envs/openmmlab/bin/python' in message
 
 
 @pytest.mark.parametrize('text, problem', [

@@ -17,6 +17,7 @@ from openmixup.models import build_model
 from openmixup.models.augments import cutmix, mixup
 
 import mmlit.openmixup
+from mmlit.distributed import ranks
 from mmlit.errors import ConfigError
 from mmlit.openmixup import compat
 
@@ -152,7 +153,7 @@ def test_ranks_from_the_launcher(launcher, prefix, monkeypatch):
     for name, value in zip(prefix.split(), '371', strict=True):
         monkeypatch.setenv(name, value)
     monkeypatch.setenv('MASTER_ADDR', 'first')
-    assert compat._ranks(launcher) == (3, 7, 1)
+    assert ranks(launcher) == (3, 7, 1)
 
 
 def test_loaders_without_workers():

@@ -1,0 +1,79 @@
+"""mmengine's Runner, made to survive being killed at any moment and to run without a GPU."""
+from pathlib import Path
+
+import mmengine.logging.history_buffer
+import numpy as np
+import torch
+from mmengine.dist import master_only
+from mmengine.hooks import Hook
+from mmengine.model import MMDistributedDataParallel, is_model_wrapper, revert_sync_batchnorm
+from mmengine.registry import FUNCTIONS, HOOKS, RUNNERS
+from mmengine.runner import Runner, set_random_seed
+
+from mmlit.checkpoints import fill_model, read_checkpoint, replace_when_whole
+
+# What mmengine 0.10 keeps in its checkpoints beside tensors: curves of losses, as NumPy arrays.
+# With weights_only, torch's default since 2.6, they have to be allowed by name
+# (open-mmlab/mmengine#1655).
+_MULTIARRAY = (np._core if hasattr(np, '_core') else np.core).multiarray
+MMENGINE_TYPES = [
+    mmengine.logging.history_buffer.HistoryBuffer, np.ndarray, np.dtype, _MULTIARRAY._reconstruct,
+    _MULTIARRAY.scalar, *(getattr(np.dtypes, f'{kind}DType') for kind in
+                          ('Float64', 'Float32', 'Int64', 'Int32', 'Bool'))
+]
+
+
+@RUNNERS.register_module()
+class ResumableRunner(Runner):
+    """Writes checkpoints atomically, loads them strictly and with ``weights_only``, and
+    distributes over gloo where there is no CUDA.
+
+    mmengine's own writes into the final file, leaves out in silence what does not fit, cannot read
+    its own checkpoints with torch >= 2.6, and asks for a GPU to distribute.
+    """
+
+    def wrap_model(self, model_wrapper_cfg, model):
+        if not self.distributed or torch.cuda.is_available() or is_model_wrapper(model):
+            return super().wrap_model(model_wrapper_cfg, model)
+        self.logger.info('SyncBN needs CUDA: SyncBatchNorm layers become BatchNorm')
+        return MMDistributedDataParallel(
+            revert_sync_batchnorm(model),
+            broadcast_buffers=False,
+            find_unused_parameters=self.cfg.get('find_unused_parameters', False))
+
+    def load_checkpoint(self, filename, map_location='cpu', strict=True, revise_keys=None) -> dict:
+        checkpoint = read_checkpoint(filename, allowed=MMENGINE_TYPES)
+        # Resuming would run this text as Python, to find a number of GPUs.
+        checkpoint.get('meta', {}).pop('config', None)
+        self.call_hook('after_load_checkpoint', checkpoint=checkpoint)
+        fill_model(self.model.module if is_model_wrapper(self.model) else self.model, checkpoint,
+                   filename)
+        self._has_loaded = True
+        return checkpoint
+
+    @master_only
+    def save_checkpoint(self, out_dir: str, filename: str, *args, **kwargs) -> None:
+        if '://' in str(out_dir):  # an object store, which knows no partial files
+            super().save_checkpoint(out_dir, filename, *args, **kwargs)
+            return
+        partial = f'.{filename}.tmp'
+        super().save_checkpoint(out_dir, partial, *args, **kwargs)
+        replace_when_whole(Path(out_dir, partial), Path(out_dir, filename))
+
+
+@HOOKS.register_module()
+class SeedHook(Hook):
+    """Seeds torch at every step, and all generators at every epoch, so that a resumed run draws
+    what an uninterrupted one does (dropped paths, sampled boxes, augmentations)."""
+
+    def before_train_epoch(self, runner) -> None:
+        set_random_seed((runner.seed + 1_000_003 * runner.epoch) % 2**31)
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None) -> None:
+        torch.manual_seed((runner.seed + 1_000_003 * runner.iter + runner.rank) % 2**31)
+
+
+@FUNCTIONS.register_module()
+def seed_worker(worker_id: int) -> None:
+    """Seeds NumPy and random of a data loader's worker like torch: anew in each epoch."""
+    set_random_seed(torch.initial_seed() % 2**31)

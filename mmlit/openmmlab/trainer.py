@@ -1,0 +1,131 @@
+"""Training and testing of mmengine configs: the options of OpenMMLab's tools."""
+import importlib
+from pathlib import Path
+
+import torch
+from mmengine.config import Config
+from mmengine.logging import print_log
+
+from mmlit.checkpoints import latest_checkpoint
+from mmlit.distributed import process_group
+from mmlit.errors import ConfigError
+
+from .runner import ResumableRunner
+
+
+def train(config: str,
+          work_dir: str | None = None,
+          resume: str | None = None,
+          load_from: str | None = None,
+          cfg_options: dict | None = None,
+          seed: int | None = None,
+          deterministic: bool = False,
+          launcher: str = 'none',
+          amp: bool = False,
+          auto_scale_lr: bool = False) -> ResumableRunner:
+    """Train a config.
+
+    Args:
+        config: Path of an mmengine config.
+        work_dir: Where logs and checkpoints go; by default the config's, else
+            ``work_dirs/CONFIG_NAME``.
+        resume: A checkpoint to continue from, or 'auto' for the last one in ``work_dir``, if any.
+        load_from: A checkpoint to start from, with no state of a training.
+        cfg_options: Overrides of the config.
+        seed: Seed; the config's, else drawn and logged, when None.
+        deterministic: Whether to choose deterministic algorithms.
+        launcher: 'none', 'pytorch', 'slurm' or 'mpi'.
+        amp: Whether to train in mixed precision whatever the config says.
+        auto_scale_lr: Whether to scale the learning rate with the batch size.
+
+    Returns:
+        The runner, after its last step.
+
+    Raises:
+        MMLitError: For what a user can mend.
+    """
+    cfg = load_config(config, cfg_options, work_dir, launcher)
+    if seed is not None or deterministic:
+        cfg.randomness = dict(seed=seed, deterministic=deterministic)
+    if amp:
+        cfg.optim_wrapper.type = 'AmpOptimWrapper'
+        cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
+    _without_cuda(cfg)
+    if auto_scale_lr:
+        if 'base_batch_size' not in cfg.get('auto_scale_lr', {}):
+            raise ConfigError(f'--auto-scale-lr needs auto_scale_lr.base_batch_size in {config}')
+        cfg.auto_scale_lr.enable = True
+    if resume == 'auto':
+        resume = latest_checkpoint(cfg.work_dir)
+    cfg.resume = resume is not None
+    cfg.load_from = str(resume or load_from or cfg.get('load_from') or '') or None
+    _make_resumable(cfg)
+    with process_group(launcher):
+        runner = ResumableRunner.from_cfg(cfg)
+        runner.train()
+        return runner
+
+
+def test(config: str,
+         checkpoint: str,
+         cfg_options: dict | None = None,
+         launcher: str = 'none',
+         work_dir: str | None = None) -> dict[str, float]:
+    """Metrics of a checkpoint on the test data of a config.
+
+    Args:
+        config: Path of an mmengine config.
+        checkpoint: Path or URL.
+        cfg_options: Overrides of the config.
+        launcher: 'none', 'pytorch', 'slurm' or 'mpi'.
+        work_dir: Where logs go.
+
+    Returns:
+        The metrics, by the evaluators' names.
+    """
+    cfg = load_config(config, cfg_options, work_dir, launcher)
+    cfg.load_from, cfg.resume = str(checkpoint), False
+    with process_group(launcher):
+        return ResumableRunner.from_cfg(cfg).test()
+
+
+def load_config(path: str, options: dict | None, work_dir: str | None, launcher: str) -> Config:
+    """Load a config with overrides.
+
+    Raises:
+        ConfigError: If it, or a base of it, cannot be loaded.
+    """
+    try:
+        cfg = Config.fromfile(path)
+        cfg.merge_from_dict(options or {})
+    except (OSError, SyntaxError, ImportError, KeyError, TypeError) as e:
+        raise ConfigError(f'cannot load the config {path}: {e}') from e
+    cfg.launcher = launcher
+    cfg.work_dir = str(work_dir or cfg.get('work_dir') or Path('work_dirs', Path(path).stem))
+    # The toolkit's scope is only looked into, not imported, when a model is built.
+    if cfg.get('default_scope', 'mmengine') != 'mmengine':
+        importlib.import_module(f'{cfg.default_scope}.models')
+    return cfg
+
+
+def _without_cuda(cfg: Config) -> None:
+    if torch.cuda.is_available() or cfg.optim_wrapper.get('type') != 'AmpOptimWrapper':
+        return
+    cfg.optim_wrapper.type = 'OptimWrapper'
+    for key in ('loss_scale', 'dtype', 'use_fsdp'):
+        cfg.optim_wrapper.pop(key, None)
+    print_log('mixed precision: mmengine has it on CUDA only; training in float32',
+              logger='current')
+
+
+def _make_resumable(cfg: Config) -> None:
+    """What a resumed run needs to equal an uninterrupted one."""
+    cfg.custom_hooks = [*(cfg.get('custom_hooks') or []), dict(type='SeedHook')]
+    loader = cfg.train_dataloader
+    # Workers that outlive the epoch would keep the state of their random numbers.
+    loader.persistent_workers = False
+    loader.setdefault('worker_init_fn', dict(type='seed_worker'))
+    checkpoint = cfg.get('default_hooks', {}).get('checkpoint')
+    if checkpoint and checkpoint.get('max_keep_ckpts') == 1:
+        # mmengine removes the old one before it writes the new: with one, a kill loses both.
+        checkpoint.max_keep_ckpts = 2
