@@ -149,7 +149,7 @@ def load_config(path: str, options: dict | None = None) -> mmcv.Config:
     try:
         cfg = mmcv.Config.fromfile(path)
         cfg.merge_from_dict(options or {})
-    except (OSError, SyntaxError, ImportError, KeyError, TypeError) as e:
+    except (OSError, SyntaxError, ImportError, KeyError, TypeError, ValueError) as e:
         raise ConfigError(f'cannot load the config {path}: {e}') from e
     for key in ('model', 'data', 'img_norm_cfg'):
         if key not in cfg:

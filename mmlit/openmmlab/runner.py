@@ -1,25 +1,43 @@
 """mmengine's Runner, made to survive being killed at any moment and to run without a GPU."""
+import pickle
 from pathlib import Path
 
-import mmengine.logging.history_buffer
 import numpy as np
 import torch
 from mmengine.dist import master_only
 from mmengine.hooks import Hook
+from mmengine.logging import HistoryBuffer
 from mmengine.model import MMDistributedDataParallel, is_model_wrapper, revert_sync_batchnorm
 from mmengine.registry import FUNCTIONS, HOOKS, RUNNERS
 from mmengine.runner import Runner, set_random_seed
 
 from mmlit.checkpoints import fill_model, read_checkpoint, replace_when_whole
 
+
+def _statistic(owner: type, name: str):
+    """``getattr`` for one purpose: the methods of a HistoryBuffer, which is how pickle names them.
+
+    The real one would let a file reach for anything.
+    """
+    if owner is not HistoryBuffer or name.startswith('_'):
+        raise pickle.UnpicklingError(f'Unsupported global: GLOBAL getattr of {owner}')
+    return getattr(owner, name)
+
+
 # What mmengine 0.10 keeps in its checkpoints beside tensors: curves of losses, as NumPy arrays.
 # With weights_only, torch's default since 2.6, they have to be allowed by name
 # (open-mmlab/mmengine#1655).
 _MULTIARRAY = (np._core if hasattr(np, '_core') else np.core).multiarray
 MMENGINE_TYPES = [
-    mmengine.logging.history_buffer.HistoryBuffer, np.ndarray, np.dtype, _MULTIARRAY._reconstruct,
-    _MULTIARRAY.scalar, *(getattr(np.dtypes, f'{kind}DType') for kind in
-                          ('Float64', 'Float32', 'Int64', 'Int32', 'Bool'))
+    HistoryBuffer, np.ndarray, np.dtype, _MULTIARRAY._reconstruct, _MULTIARRAY.scalar,
+    *(getattr(np.dtypes, f'{kind}DType') for kind in
+      ('Float64', 'Float32', 'Int64', 'Int32', 'Bool')),
+    (_statistic, 'builtins.getattr'),
+    # NumPy 1 and 2 name the same function differently in the files they write.
+    (_MULTIARRAY._reconstruct, 'numpy.core.multiarray._reconstruct'),
+    (_MULTIARRAY._reconstruct, 'numpy._core.multiarray._reconstruct'),
+    (_MULTIARRAY.scalar, 'numpy.core.multiarray.scalar'),
+    (_MULTIARRAY.scalar, 'numpy._core.multiarray.scalar'),
 ]
 
 

@@ -98,7 +98,7 @@ def load_config(path: str, options: dict | None, work_dir: str | None, launcher:
     try:
         cfg = Config.fromfile(path)
         cfg.merge_from_dict(options or {})
-    except (OSError, SyntaxError, ImportError, KeyError, TypeError) as e:
+    except (OSError, SyntaxError, ImportError, KeyError, TypeError, ValueError) as e:
         raise ConfigError(f'cannot load the config {path}: {e}') from e
     cfg.launcher = launcher
     cfg.work_dir = str(work_dir or cfg.get('work_dir') or Path('work_dirs', Path(path).stem))
