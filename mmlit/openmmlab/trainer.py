@@ -8,8 +8,9 @@ from mmengine.logging import print_log
 
 from mmlit.checkpoints import latest_checkpoint
 from mmlit.distributed import process_group
-from mmlit.errors import ConfigError
+from mmlit.errors import ConfigError, MMLitError
 
+from .checks import check_config
 from .runner import ResumableRunner
 
 
@@ -60,8 +61,9 @@ def train(config: str,
     cfg.resume = resume is not None
     cfg.load_from = str(resume or load_from or cfg.get('load_from') or '') or None
     _make_resumable(cfg)
+    check_config(cfg)
     with process_group(launcher):
-        runner = ResumableRunner.from_cfg(cfg)
+        runner = _build(cfg)
         runner.train()
         return runner
 
@@ -85,8 +87,9 @@ def test(config: str,
     """
     cfg = load_config(config, cfg_options, work_dir, launcher)
     cfg.load_from, cfg.resume = str(checkpoint), False
+    check_config(cfg, splits=('test', ))
     with process_group(launcher):
-        return ResumableRunner.from_cfg(cfg).test()
+        return _build(cfg).test()
 
 
 def load_config(path: str, options: dict | None, work_dir: str | None, launcher: str) -> Config:
@@ -108,6 +111,13 @@ def load_config(path: str, options: dict | None, work_dir: str | None, launcher:
     return cfg
 
 
+def _build(cfg: Config) -> ResumableRunner:
+    try:
+        return ResumableRunner.from_cfg(cfg)
+    except MMLitError as e:
+        raise ConfigError(f'cannot build the model: {e}') from e
+
+
 def _without_cuda(cfg: Config) -> None:
     if torch.cuda.is_available() or cfg.optim_wrapper.get('type') != 'AmpOptimWrapper':
         return
@@ -120,7 +130,8 @@ def _without_cuda(cfg: Config) -> None:
 
 def _make_resumable(cfg: Config) -> None:
     """What a resumed run needs to equal an uninterrupted one."""
-    cfg.custom_hooks = [*(cfg.get('custom_hooks') or []), dict(type='SeedHook')]
+    cfg.custom_hooks = [*(cfg.get('custom_hooks') or []), dict(type='SeedHook'),
+                        dict(type='CheckBatchHook')]
     loader = cfg.train_dataloader
     # Workers that outlive the epoch would keep the state of their random numbers.
     loader.persistent_workers = False
