@@ -22,7 +22,10 @@ setup(
             'scikit-learn', 'attrs', 'einops', 'matplotlib', 'pandas', 'scipy', 'seaborn', 'six',
             'tqdm',
         ],
-        'openmmlab': ['mmcv==2.1.0', 'mmdet==3.3.0', 'mmsegmentation==1.2.2', 'ftfy', 'regex'],
+        'openmmlab': [
+            'mmcv==2.1.0', 'mmdet==3.3.0', 'mmsegmentation==1.2.2', 'mmpretrain==1.2.0', 'ftfy',
+            'regex', 'torchvision',
+        ],
         'test': ['pytest', 'numpy', 'ruff'],
     },
     classifiers=[

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from mmlit import distributed
 from mmlit.errors import ConfigError
 from mmlit.models.merging import DeformConv2d
+from mmlit.torchvision_compat import make_torchvision_importable
 
 
 def import_openmixup() -> types.ModuleType:
@@ -93,22 +94,7 @@ def optimizers_may_be_replaced():
         OPTIMIZERS._register_module = register
 
 
-# 3. The registries' torchvision is built for CUDA. Beside a CPU build of torch its library cannot
-#    load, so two operators that its Python code describes do not exist and the import fails
-#    (torchvision 0.28.0). Declared without an implementation, they fail only when called.
-def make_torchvision_importable() -> None:
-    try:
-        importlib.import_module('torchvision')
-    except RuntimeError as e:
-        if 'torchvision::' not in str(e):
-            raise
-        for name in [m for m in sys.modules if m.partition('.')[0] == 'torchvision']:
-            del sys.modules[name]
-        torch.library.define(
-            'torchvision::nms', '(Tensor dets, Tensor scores, float iou_threshold) -> Tensor')
-        torch.library.define(
-            'torchvision::qnms', '(Tensor dets, Tensor scores, float iou_threshold) -> Tensor')
-        importlib.import_module('torchvision')
+# 3. torchvision: see make_torchvision_importable, which mmpretrain needs too.
 
 
 # 4. openmixup calls `.cuda()` on tensors and models, and names the device 'cuda' when it shares

@@ -1,0 +1,6 @@
+_base_ = './litv2-s_fpn_8xb2-80k_ade20k-512x512.py'
+model = dict(
+    backbone=dict(
+        arch='medium',
+        init_cfg=dict(
+            checkpoint='https://github.com/ziplab/LITv2/releases/download/v1.0/litv2_m.pth')))
