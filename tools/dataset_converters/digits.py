@@ -16,29 +16,35 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
 
+def split() -> dict[str, np.ndarray]:
+    """Which of scikit-learn's digits train and which are held out: ascending indices."""
+    labels = load_digits().target
+    train, val = train_test_split(
+        np.arange(len(labels)), test_size=0.2, random_state=0, stratify=labels)
+    return dict(train=np.sort(train), val=np.sort(val))
+
+
 def convert(out: Path) -> None:
     """Write the data set to ``out``, which appears only when it is whole."""
     if out.exists():
         print(f'{out} is there already')
         return
     digits = load_digits()
-    indices = np.arange(len(digits.target))
-    train, val = train_test_split(indices, test_size=0.2, random_state=0, stratify=digits.target)
     partial = out.with_name(f'.{out.name}.tmp')
     shutil.rmtree(partial, ignore_errors=True)
     (partial / 'meta').mkdir(parents=True)
-    for split, chosen in [('train', train), ('val', val)]:
+    for part, chosen in split().items():
         lines = []
-        for i in np.sort(chosen):
+        for i in chosen:
             label = digits.target[i]
             name = f'{label}/{i:04d}.png'
-            path = partial / split / name
+            path = partial / part / name
             path.parent.mkdir(parents=True, exist_ok=True)
             # Ink is 0 to 16 in the data: white on black.
             Image.fromarray((digits.images[i] * (255 / 16)).astype(np.uint8)).save(path)
             lines.append(f'{name} {label}\n')
-        (partial / 'meta' / f'{split}.txt').write_text(''.join(lines))
-        print(f'{split}: {len(lines)} images')
+        (partial / 'meta' / f'{part}.txt').write_text(''.join(lines))
+        print(f'{part}: {len(lines)} images')
     os.replace(partial, out)
 
 

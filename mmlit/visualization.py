@@ -1,0 +1,254 @@
+"""Pictures of predictions and of ground truth, for all three tasks, as RGB arrays.
+
+mmengine's Visualizer draws. mmdet's and mmseg's own build on it, but write labels of 6 points that
+end at the border of the picture, darken pixels without a class, and know no legend.
+"""
+import colorsys
+import math
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from mmengine.dataset import Compose
+from mmengine.registry import DATASETS, MODELS, init_default_scope
+from mmengine.visualization import Visualizer
+from PIL import Image, ImageOps
+
+from mmlit.checkpoints import fill_model, load_checkpoint, read_checkpoint
+from mmlit.command_line import config_generation, trainer_for
+from mmlit.errors import ConfigError, DatasetError
+
+SHORT_SIDE, LONG_SIDE = 480, 1920  # smaller images are enlarged, for legible labels
+
+
+def load_model(path: str, checkpoint: str):
+    """The loaded config at ``path``, and its model, filled and in eval mode.
+
+    Raises:
+        MMLitError: If the config belongs to the other environment or does not build, or the
+            checkpoint does not fit.
+    """
+    trainer = trainer_for(path)
+    if config_generation(path) == 'openmixup':
+        config = trainer.load_config(path)
+        model = trainer.build_model(config)
+        load_checkpoint(model, checkpoint)
+    else:
+        from mmlit.openmmlab.runner import MMENGINE_TYPES
+        config = trainer.load_config(path, None, None, 'none')
+        if 'test_dataloader' not in config:
+            raise ConfigError(f'the config {path} has no test_dataloader: its pipeline is needed')
+        init_default_scope(config.get('default_scope', 'mmengine'))
+        try:
+            preprocessor = config.get('data_preprocessor')  # beside the model in mmpretrain
+            model = MODELS.build({'data_preprocessor': preprocessor, **config.model})
+        except (AssertionError, ImportError, KeyError, TypeError, ValueError) as e:
+            raise ConfigError(f'cannot build the model of {path}: {e}') from e
+        fill_model(model, read_checkpoint(checkpoint, MMENGINE_TYPES), checkpoint)
+    return config, model.to('cuda' if torch.cuda.is_available() else 'cpu').eval()
+
+
+def read_image(path: str | Path) -> np.ndarray:
+    """An image file as RGB, turned upright; DatasetError if it is missing or no image."""
+    try:
+        with Image.open(path) as image:
+            return np.asarray(ImageOps.exif_transpose(image).convert('RGB'))
+    except (OSError, SyntaxError, ValueError) as e:  # a broken PNG is a SyntaxError
+        raise DatasetError(f'cannot read the image {Path(path).absolute()}: {e}') from None
+
+
+def draw_prediction(config, model, image_path: str | Path, min_score: float = 0.3) -> np.ndarray:
+    """Draw what a model sees in an image.
+
+    Args:
+        config: A loaded config; its test pipeline prepares the image.
+        model: The model, in eval mode.
+        image_path: The image.
+        min_score: Detections below this score are left out.
+
+    Returns:
+        RGB: the image, enlarged if small, beside its five best classes, or with boxes and masks, or
+        with classes in colour and a legend.
+    """
+    image = read_image(image_path)
+    if 'data' in config:
+        return draw_scores(image, *_openmixup_scores(config, model, image))
+    init_default_scope(config.get('default_scope', 'mmengine'))
+    dataset = dict(config.test_dataloader.dataset, lazy_init=True)  # its files need not be there
+    classes, palette = _classes_and_palette(DATASETS.build(dataset).metainfo)
+    pipeline = Compose([step for step in dataset['pipeline'] if not step['type'].endswith(
+        ('LoadImageFromFile', 'LoadAnnotations'))])
+    shape = image.shape[:2]
+    data = pipeline(dict(img=np.ascontiguousarray(image[..., ::-1]), img_shape=shape,
+                         ori_shape=shape, img_path=str(image_path), img_id=0))
+    with torch.no_grad():
+        found = model.test_step({key: [data[key]] for key in ('inputs', 'data_samples')})[0].cpu()
+    if 'pred_score' in found:
+        return draw_scores(image, found.pred_score, classes)
+    if 'pred_sem_seg' in found:
+        return draw_segments(image, found.pred_sem_seg.data[0], classes, palette)
+    found = found.pred_instances[found.pred_instances.scores >= min_score]
+    # mmdet has sorted them by score: labels of the best are the first to find a place.
+    return draw_instances(image, found.bboxes, found.labels, classes, palette, found.get('masks'),
+                          found.scores)
+
+
+def draw_ground_truth(dataset, index: int) -> np.ndarray:
+    """Draw the annotations of an image as :func:`draw_prediction` draws predictions.
+
+    Args:
+        dataset: mmdet's or mmseg's. Masks are drawn if its LoadAnnotations loads them.
+        index: Which image of it.
+    """
+    info = dataset.get_data_info(index)
+    image = read_image(info['img_path'])
+    load = [t for t in dataset.pipeline.transforms if type(t).__name__ == 'LoadAnnotations']
+    if not load:
+        raise ConfigError('the pipeline of this dataset has no LoadAnnotations')
+    truth = load[0](dict(info, ori_shape=image.shape[:2], img_shape=image.shape[:2]))
+    meta = _classes_and_palette(dataset.metainfo)
+    if 'gt_seg_map' in truth:
+        return draw_segments(image, truth['gt_seg_map'], *meta)
+    counted = ~truth['gt_ignore_flags']
+    masks = truth['gt_masks'].to_ndarray()[counted] if 'gt_masks' in truth else None
+    return draw_instances(image, truth['gt_bboxes'].tensor[counted],
+                          truth['gt_bboxes_labels'][counted], *meta, masks)
+
+
+def draw_scores(image: np.ndarray, scores: torch.Tensor, classes) -> np.ndarray:
+    """Draw the five best classes, with bars, beside an image."""
+    image, _ = _enlarge(image)
+    width, height = 360, SHORT_SIDE
+    panel = Visualizer(image=np.full((height, width, 3), 255))
+    for rank, label in enumerate(scores.argsort(descending=True)[:5].tolist()):
+        name, score, top = _name(classes, label), float(scores[label]), 20 + 92 * rank
+        name = name if len(name) < 31 else f'{name[:29]}…'  # ImageNet's are lists of synonyms
+        panel.draw_texts([name, f'{score:.1%}'], np.array([[16, top], [width - 16, top]]),
+                         font_sizes=11, colors='k', horizontal_alignments=['left', 'right'])
+        bars = np.array([[16, top + 26, x, top + 50] for x in (width - 16, 16 + 328 * score)])
+        panel.draw_bboxes(bars, edge_colors='none', face_colors=['gainsboro', 'tab:blue'], alpha=1)
+    return beside(image, panel.get_image())
+
+
+def draw_segments(image: np.ndarray, labels, classes, palette) -> np.ndarray:
+    """Blend classes (H, W) into an image, beside a legend; what is no class stays as it is."""
+    image, _ = _enlarge(image)
+    labels = cv2.resize(np.asarray(labels, np.uint16), image.shape[1::-1],
+                        interpolation=cv2.INTER_NEAREST)
+    present = [i for i in np.unique(labels).tolist() if i < len(classes)]
+    if not present:
+        return image
+    colours, picture = [palette[i] for i in present], Visualizer(image=image)
+    _draw_masks(picture, [labels == i for i in present], colours)
+    return beside(picture.get_image(), _draw_legend([classes[i] for i in present], colours, image))
+
+
+def draw_instances(image: np.ndarray, boxes, labels, classes, palette, masks=None, scores=None):
+    """Draw boxes (N, 4) and perhaps masks (N, H, W) in an image, with labels and scores."""
+    image, scale = _enlarge(image)
+    if len(labels) == 0:
+        return image
+    colours, picture = [palette[i] for i in labels], Visualizer(image=image)
+    size = image.shape[1::-1]
+    if masks is not None:
+        masks = [cv2.resize(np.asarray(mask, np.float32), size) > 0.5 for mask in masks]
+        _draw_masks(picture, masks[::-1], colours[::-1])  # the best above the others
+    line = _font_size(image) / 5
+    boxes = (np.asarray(boxes) * scale).clip(line, np.array(size * 2) - line)  # no line is cut
+    picture.draw_bboxes(boxes[::-1], edge_colors=colours[::-1], line_widths=line, alpha=1)
+    taken = []
+    for i, label in enumerate(labels):
+        text = _name(classes, label) + ('' if scores is None else f' {scores[i]:.2f}')
+        taken.append(_draw_label(picture, image, text, boxes[i], colours[i], taken))
+    return picture.get_image()
+
+
+def beside(*pictures: np.ndarray) -> np.ndarray:
+    """Pictures side by side, on white."""
+    height = max(map(len, pictures))
+    return np.hstack([np.pad(p, ((0, height - len(p)), (0, 8), (0, 0)), constant_values=255)
+                      for p in pictures])[:, :-8]
+
+
+def _draw_masks(picture: Visualizer, masks: list[np.ndarray], colours: list) -> None:
+    """Blended, which mixes the colours of class and image, with an outline that is of the class."""
+    inner = [cv2.erode(mask.astype(np.uint8), np.ones((5, 5))) > 0 for mask in masks]
+    picture.draw_binary_masks(np.stack(masks), colours, alphas=0.5)
+    picture.draw_binary_masks(np.stack(masks) & ~np.stack(inner), colours, alphas=1.0)
+
+
+def _draw_label(picture: Visualizer, image: np.ndarray, text: str, box, colour, taken) -> tuple:
+    """Write above a box, or below or in it: where there is room, and no other label is."""
+    size, bright = _font_size(image), np.dot(colour, (0.299, 0.587, 0.114)) > 140
+    picture.draw_texts(
+        text, np.zeros(2), font_sizes=size, colors='k' if bright else 'w',
+        bboxes=dict(facecolor=np.divide(colour, 255), edgecolor='none', pad=size / 10))
+    drawn = picture.ax_save.texts[-1]
+    extent, margin = drawn.get_window_extent(), size / 5
+    w, h = extent.width + 2 * margin, extent.height + 2 * margin
+    x1, y1, x2, y2 = box
+    places = [(max(min(x, image.shape[1] - w), 0), y)
+              for y in (y1 - h, y2, y1, y2 - h, y1 - 2 * h, y2 + h) for x in (x1, x2 - w)]
+    inside = [(x, y, x + w, y + h) for x, y in places if 0 <= y <= len(image) - h]
+    free = [a for a in inside if not any(
+        a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3] for b in taken)]
+    place = (free or inside or [(x1, 0, x1 + w, h)])[0]
+    drawn.set(position=(place[0] + margin, place[1] + margin),
+              zorder=3 - len(taken) / 1000)  # where all are taken, under the earlier ones
+    return place
+
+
+def _draw_legend(names: list[str], colours: list, image: np.ndarray) -> np.ndarray:
+    """Names beside their colours, in as many columns as the height of the image asks for."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.patches import Patch
+    figure, size = Figure(), _font_size(image)
+    canvas, rows = FigureCanvasAgg(figure), max(1, int(len(image) / size / 2.4) - 1)
+    legend = figure.legend([Patch(facecolor=np.divide(c, 255)) for c in colours], names,
+                           loc='upper left', fontsize=size, ncols=math.ceil(len(names) / rows))
+    extent = legend.get_window_extent()
+    height = max(extent.height + 2 * size, len(image))
+    figure.set_size_inches((extent.width + 2 * size) / figure.dpi, height / figure.dpi)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3]
+
+
+def _openmixup_scores(config, model, image: np.ndarray) -> tuple[torch.Tensor, list[str]]:
+    """Probabilities, and the names of the classes where openmixup's data source has them."""
+    from openmixup.datasets.registry import DATASOURCES, PIPELINES
+    from openmixup.utils import build_from_cfg
+    data, image = config.data.val, Image.fromarray(image)
+    steps = [*data.pipeline]
+    if data.get('prefetch'):  # there, the loader would do it
+        steps += [dict(type='ToTensor'), dict(type='Normalize', **config.img_norm_cfg)]
+    for step in steps:
+        image = build_from_cfg(dict(step), PIPELINES)(image)
+    with torch.no_grad():
+        scores = model(image[None].to(next(model.parameters()).device), mode='inference')[0].cpu()
+    return scores, getattr(DATASOURCES.get(data.data_source.type), 'CLASSES', None) or []
+
+
+def _classes_and_palette(metainfo: dict) -> tuple[list[str], list[tuple]]:
+    classes, palette = metainfo.get('classes') or [], metainfo.get('palette')
+    if not isinstance(palette, list | tuple) or len(palette) != len(classes):  # another set's
+        # The golden angle keeps hues of neighbours apart; brightness tells those that meet again.
+        palette = [np.multiply(255, colorsys.hsv_to_rgb(0.382 * i % 1, 0.9, 1 - i % 3 / 4))
+                   for i in range(len(classes))]
+    return classes, [tuple(colour) for colour in palette]
+
+
+def _name(classes, label) -> str:
+    return classes[label] if label < len(classes) else f'class {label}'
+
+
+def _font_size(image: np.ndarray) -> float:
+    return max(11, math.sqrt(image.shape[0] * image.shape[1]) / 80)
+
+
+def _enlarge(image: np.ndarray) -> tuple[np.ndarray, float]:
+    short, long = sorted(image.shape[:2])
+    scale = max(1, min(SHORT_SIDE / short, LONG_SIDE / long))
+    height, width = (round(scale * side) for side in image.shape[:2])
+    return cv2.resize(image, (width, height), interpolation=cv2.INTER_CUBIC), scale
