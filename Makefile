@@ -29,7 +29,7 @@ lint: openmixup
 openmixup: .envs/openmixup/.done
 openmmlab: .envs/openmmlab/.done
 
-.envs/%/.done: requirements/build.txt requirements/%.txt setup.py tools/make_env.sh
+.envs/%/.done: requirements/build.txt requirements/%.txt requirements/%.lock setup.py tools/make_env.sh
 	tools/make_env.sh $* "$(PYTHON)"
 	@touch $@
 

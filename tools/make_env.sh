@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Make .envs/NAME from requirements/NAME.txt: tools/make_env.sh openmixup|openmmlab [PYTHON]
+# Make .envs/NAME from requirements/NAME.txt and its lock file:
+#   tools/make_env.sh openmixup|openmmlab [PYTHON]
 set -euo pipefail
 cd "$(dirname "$0")/.."
 name=$1
@@ -9,10 +10,13 @@ step() { echo "[$name] $*"; }
 
 step "virtual environment in $env"
 "${2:-python3}" -m venv "$env"
-pip() { "$env/bin/python" -m pip --disable-pip-version-check --no-input "$@"; }
+install() {
+    "$env/bin/python" -m pip --disable-pip-version-check --no-input install \
+        --constraint "requirements/$name.lock" --no-build-isolation "$@"
+}
 
 step "torch and build tools (requirements/build.txt)"
-pip install --quiet -r requirements/build.txt
+install --quiet -r requirements/build.txt
 if [ "$name" = openmmlab ]; then
     step "packages of requirements/openmmlab.txt; compiling mmcv's ops takes about 12 minutes on 2" \
         "cores, once: pip keeps the wheel"
@@ -21,9 +25,9 @@ else
     step "packages of requirements/$name.txt"
     export MMCV_WITH_OPS=0
 fi
-pip install --no-build-isolation -r "requirements/$name.txt"
+install -r "requirements/$name.txt"
 if [ "$name" = openmixup ]; then
-    pip install --quiet --no-build-isolation --no-deps openmixup==0.2.9
+    install --quiet --no-deps openmixup==0.2.9
 fi
-pip install --quiet --no-build-isolation --no-deps -e .
+install --quiet --no-deps -e .
 step "ready: $env/bin/python"
