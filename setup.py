@@ -23,8 +23,7 @@ setup(
             'tqdm',
         ],
         'openmmlab': [
-            'mmcv==2.1.0', 'mmdet==3.3.0', 'mmsegmentation==1.2.2', 'mmpretrain==1.2.0', 'ftfy',
-            'regex', 'torchvision',
+            'mmcv==2.1.0', 'mmdet==3.3.0', 'mmsegmentation==1.2.2', 'ftfy', 'regex',
         ],
         'test': ['pytest', 'numpy', 'ruff'],
     },

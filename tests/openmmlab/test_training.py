@@ -107,7 +107,8 @@ def task(request):
 def config(task, scenes, tmp_path):
     text, norms, *_ = TASKS[task]
     text = (text + LOOPS).replace('BACKBONE', BACKBONE).replace('NORMS', str(norms))
-    path = tmp_path / 'config.py'
+    # mmengine keeps scopes by the config's name and the second: two tasks need two names.
+    path = tmp_path / f'{task}.py'
     path.write_text(text.replace('ROOT', str(scenes)))
     return path
 
