@@ -70,6 +70,7 @@ def test_shapes(size):
     assert isinstance(outs, tuple)
     for i, out in enumerate(outs):
         assert out.shape == (1, DIMS[i], h // 2**i, w // 2**i)
+        assert out.is_contiguous()  # what mmcv's compiled ops take for granted
         assert out.isfinite().all()
 
 

@@ -185,7 +185,9 @@ class LITv2(BaseModule):
             x = stage.blocks(x)
             if i in self.out_indices:
                 out = getattr(self, f'norm{i}')(x) if i in self.norm_indices else x
-                outs.append(out.permute(0, 3, 1, 2))
+                # A copy, not a view: mmcv's compiled ops (RoIAlign, for one) read the memory of a
+                # map as (B, C, H, W) whatever its strides say.
+                outs.append(out.permute(0, 3, 1, 2).contiguous())
             if i == self.out_indices[-1]:
                 break
             x = stage.downsample(x)

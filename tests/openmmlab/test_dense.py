@@ -138,3 +138,15 @@ def test_checkpointed_blocks_give_the_same_gradients(name):
             assert b.grad is None
             continue
         torch.testing.assert_close(a.grad, b.grad, rtol=1e-4, atol=1e-6, msg=key)
+
+
+def test_region_features_are_those_of_the_maps():
+    # mmcv's RoIAlign takes the memory of any map for (B, C, H, W), channels-last or not.
+    model = build('mask-rcnn').eval()
+    rois = torch.tensor([[0, 4., 4., 60., 50.], [0, 10., 20., 90., 60.]])
+    with torch.no_grad():
+        maps = model.neck(model.backbone(torch.randn(1, 3, 64, 96)))[:4]
+        for align, features in zip(
+                model.roi_head.bbox_roi_extractor.roi_layers, maps, strict=True):
+            copy = features.clone(memory_format=torch.contiguous_format)
+            assert torch.equal(align(features, rois), align(copy, rois))
