@@ -3,10 +3,14 @@
 PYTHON ?= python3
 OPENMIXUP := .envs/openmixup/bin/python
 OPENMMLAB := .envs/openmmlab/bin/python
+# What `make demo` leaves, and `make demo-dense` starts from.
+CLASSIFIER := work_dirs/digits/epoch_12.pth
 
-.PHONY: help demo test test-fast lint openmixup openmmlab clean
+.PHONY: help demo demo-dense demo-dense-random test test-fast lint openmixup openmmlab clean
 help:
 	@echo "make demo       train LITv2 through openmixup on handwritten digits (minutes on a CPU)"
+	@echo "make demo-dense detect and segment them with RetinaNet, Mask R-CNN and Semantic FPN, starting"
+	@echo "                from that LITv2 (make demo-dense-random: from random weights)"
 	@echo "make test       all tests in both environments"
 	@echo "make test-fast  the same without trainings"
 	@echo "make openmixup  set up .envs/openmixup only"
@@ -14,6 +18,15 @@ help:
 
 demo: openmixup
 	$(OPENMIXUP) tools/demo.py
+
+demo-dense: openmmlab $(CLASSIFIER)
+	$(OPENMMLAB) tools/demo_dense.py
+
+demo-dense-random: openmmlab
+	$(OPENMMLAB) tools/demo_dense.py --from-random
+
+$(CLASSIFIER):
+	$(MAKE) demo
 
 test: openmixup openmmlab lint
 	$(OPENMIXUP) -m pytest
@@ -34,4 +47,4 @@ openmmlab: .envs/openmmlab/.done
 	@touch $@
 
 clean:
-	rm -rf .envs data/digits work_dirs/digits
+	rm -rf .envs data/digits data/digit_scenes work_dirs/digits work_dirs/digit_scenes*

@@ -3,7 +3,7 @@
 python tools/dataset_converters/digit_scenes.py [--out data/digit_scenes] [--train 600] [--val 150]
     [--seed 0]
 
-Each scene is 160 x 224 pixels: 2 to 7 digits, 20 to 72 pixels high, on a piece of a photograph that
+Each scene is 160 x 224 pixels: 2 to 7 digits, 24 to 72 pixels high, on a piece of a photograph that
 scikit-image ships (nothing is downloaded). No validation digit occurs in training: the held-out
 fifth is that of digits.py, so a classifier trained there has not seen them either. Validation has
 photographs of its own, too. Writes
@@ -41,10 +41,12 @@ else:  # run as a script
 
 HEIGHT, WIDTH = 160, 224
 DIGITS = (2, 7)  # fewest and most in a scene
-SIDES = (20, 72)  # pixels, of the digit's 8 x 8 square
+SIDES = (24, 72)  # pixels, of the digit's 8 x 8 square
 BACKGROUND = 10
-MIN_VISIBLE = 0.85  # share of a digit's ink that later digits leave uncovered
-MIN_CONTRAST = 70  # grey levels between ink and what it covers
+MAX_OVERLAP = 0.1  # share of a digit's ink that may lie on another, or under others
+DIMMED = (0.3, 0.6)  # brightness of a photograph, in parts of its own
+# Grey levels between ink and what it covers; a photograph dimmed to 0.6 leaves more than that.
+MIN_CONTRAST = 70
 PHOTOGRAPHS = dict(
     train=['astronaut.png', 'brick.png', 'camera.png', 'cell.png', 'chelsea.png', 'grass.png',
            'hubble_deep_field.jpg', 'ihc.png', 'moon.png', 'retina.jpg', 'rocket.jpg'],
@@ -112,25 +114,29 @@ def make_scene(photograph: Image.Image, digits: np.ndarray, order: Iterator[int]
     Returns:
         The scene (H, W, 3), and for each digit its index and its visible mask (H, W).
     """
-    scene = crop(photograph, rng)
+    background = crop(photograph, rng)
+    scene = background.copy()
     count = rng.integers(DIGITS[0], DIGITS[1] + 1)
-    masks: list[np.ndarray] = []
-    inks: list[int] = []  # pixels of each digit, covered ones included
     chosen: list[int] = []
+    masks: list[np.ndarray] = []
+    inks: list[int] = []  # pixels of each digit, hidden ones included
     for index in (next(order) for _ in range(count)):
         # The first digits always find a place; a late one may not, and is left out.
         for _ in range(50):
             coverage = place(digits[index], rng)
             new = coverage > 0.5
-            visible = [np.count_nonzero(mask & ~new) for mask in masks]
-            if all(v >= MIN_VISIBLE * ink for v, ink in zip(visible, inks, strict=True)):
+            ink = np.count_nonzero(new)
+            covers = sum(np.count_nonzero(mask & new) for mask in masks)
+            hidden = [1 - np.count_nonzero(mask & ~new) / whole
+                      for mask, whole in zip(masks, inks, strict=True)]
+            if max([covers / ink, *hidden]) <= MAX_OVERLAP:
                 break
         else:
             continue
-        masks = [mask & ~new for mask in masks] + [new]
-        inks.append(np.count_nonzero(new))
         chosen.append(index)
-        colour = choose_colour(scene[new].mean(axis=0), rng)
+        masks = [mask & ~new for mask in masks] + [new]
+        inks.append(ink)
+        colour = choose_colour(background[new].mean(axis=0), rng)
         scene += coverage[..., None] * (colour - scene)
     return scene.round().astype(np.uint8), list(zip(chosen, masks, strict=True))
 
@@ -145,12 +151,12 @@ def crop(photograph: Image.Image, rng: np.random.Generator) -> np.ndarray:
         (WIDTH, HEIGHT), Image.Resampling.BILINEAR, (left, top, left + width, top + height))
     if rng.random() < 0.5:
         piece = piece.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    return np.asarray(piece, dtype=float)
+    return np.asarray(piece) * rng.uniform(*DIMMED)
 
 
 def place(digit: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """How much of each pixel of a scene a digit covers, at a random size and place: (H, W)."""
-    side = np.exp(rng.uniform(*np.log(SIDES)))
+    side = rng.uniform(*SIDES)
     height = round(side)
     width = round(side * rng.uniform(0.85, 1.15))
     ink = resize(digit / 16, (height, width), order=3, mode='constant', anti_aliasing=False)
@@ -162,11 +168,11 @@ def place(digit: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def choose_colour(covered: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A random colour that is clearly brighter or darker than what it covers."""
+    """A random light colour, clearly brighter than what it covers: as chalk on a photograph."""
     grey = np.array([0.299, 0.587, 0.114])
     while True:
-        colour = rng.uniform(0, 255, 3)
-        if abs((colour - covered) @ grey) >= MIN_CONTRAST:
+        colour = rng.uniform(80, 255, 3)
+        if (colour - covered) @ grey >= MIN_CONTRAST:
             return colour
 
 
