@@ -27,7 +27,7 @@ model = dict(
         num_classes=11,
         # Nine pixels in ten are background: cross entropy alone finds no digit for long.
         loss_decode=[
-            dict(type='CrossEntropyLoss', class_weight=[1.] * 10 + [0.3]),
+            dict(type='CrossEntropyLoss', class_weight=[1.] * 10 + [0.5]),
             dict(type='DiceLoss', use_sigmoid=False, ignore_index=10),
         ]))
 
@@ -46,6 +46,8 @@ train_pipeline = [
     # No flip: a mirrored digit is none.
     dict(type='RandomResize', scale=(224, 160), ratio_range=(0.8, 1.25), keep_ratio=True),
     dict(type='RandomCrop', crop_size=(160, 224)),
+    dict(type='RandomRotate', prob=0.5, degree=10., seg_pad_val=10),
+    dict(type='PhotoMetricDistortion'),
     dict(type='PackSegInputs'),
 ]
 test_pipeline = [
@@ -80,7 +82,7 @@ optim_wrapper = dict(
         norm_decay_mult=0., bias_decay_mult=0.,
         custom_keys={'conv_offset': dict(lr_mult=0.01, decay_mult=0.)}),
     clip_grad=dict(max_norm=5.0))
-iterations = 1800
+iterations = 2400
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.01, by_epoch=False, end=75),
     dict(type='CosineAnnealingLR', by_epoch=False, T_max=iterations, eta_min=1e-5),

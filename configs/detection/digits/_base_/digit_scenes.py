@@ -57,12 +57,12 @@ optim_wrapper = dict(
         norm_decay_mult=0., bias_decay_mult=0.,
         custom_keys={'conv_offset': dict(lr_mult=0.01, decay_mult=0.)}),
     clip_grad=dict(max_norm=5.0))
-epochs = 10
+epochs = 9
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.01, by_epoch=False, end=75),
     dict(type='CosineAnnealingLR', T_max=epochs, eta_min=1e-5, convert_to_iter_based=True),
 ]
-train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=epochs, val_interval=5)
+train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=epochs, val_interval=3)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
 default_hooks = dict(
