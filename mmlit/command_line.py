@@ -7,6 +7,7 @@ import sys
 from argparse import ArgumentParser
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from types import ModuleType
 
 from mmengine.config import DictAction
 
@@ -40,14 +41,14 @@ def add_common_arguments(parser: ArgumentParser) -> None:
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
 
 
-def trainer_for(config: str):
-    """The module with ``train`` and ``test`` for a config.
+def trainer_for(config: str) -> tuple[ModuleType, str]:
+    """The module with ``train`` and ``test`` for a config, and the config's generation.
 
     Args:
         config: Path of an openmixup or mmengine config.
 
     Returns:
-        ``mmlit.openmixup.trainer`` or ``mmlit.openmmlab.trainer``.
+        ``mmlit.openmixup.trainer`` and 'openmixup', or ``mmlit.openmmlab.trainer`` and 'mmengine'.
 
     Raises:
         ConfigError: If the config belongs to the other environment; the message names it.
@@ -60,7 +61,7 @@ def trainer_for(config: str):
     if importlib.util.find_spec(needed) is None:
         raise ConfigError(f'{config} is {name} and needs the environment .envs/{folder}/bin/python '
                           f'(make {folder}; see README). This Python is {_environment()}.')
-    return importlib.import_module(f'mmlit.{folder}.trainer')
+    return importlib.import_module(f'mmlit.{folder}.trainer'), generation
 
 
 def config_generation(path: str | Path) -> str:

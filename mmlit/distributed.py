@@ -34,6 +34,7 @@ def process_group(launcher: str, alone: bool = False):
         yield
         return
     rank, world_size, local_rank = ranks(launcher)
+    os.environ['LOCAL_RANK'] = str(local_rank)  # where mmengine's wrappers look for their GPU
     backend = 'gloo'
     if torch.cuda.is_available():
         torch.cuda.set_device(local_rank % torch.cuda.device_count())

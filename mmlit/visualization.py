@@ -16,7 +16,7 @@ from mmengine.visualization import Visualizer
 from PIL import Image, ImageOps
 
 from mmlit.checkpoints import fill_model, load_checkpoint, read_checkpoint
-from mmlit.command_line import config_generation, trainer_for
+from mmlit.command_line import trainer_for
 from mmlit.errors import ConfigError, DatasetError
 
 SHORT_SIDE, LONG_SIDE = 480, 1920  # smaller images are enlarged, for legible labels
@@ -29,8 +29,8 @@ def load_model(path: str, checkpoint: str):
         MMLitError: If the config belongs to the other environment or does not build, or the
             checkpoint does not fit.
     """
-    trainer = trainer_for(path)
-    if config_generation(path) == 'openmixup':
+    trainer, generation = trainer_for(path)
+    if generation == 'openmixup':
         config = trainer.load_config(path)
         model = trainer.build_model(config)
         load_checkpoint(model, checkpoint)
@@ -89,6 +89,11 @@ def draw_prediction(config, model, image_path: str | Path, min_score: float = 0.
     if 'pred_sem_seg' in found:
         return draw_segments(image, found.pred_sem_seg.data[0], classes, palette)
     found = found.pred_instances[found.pred_instances.scores >= min_score]
+    if len(found) and found.labels.max() >= len(classes):
+        raise ConfigError(f'the model finds the class {found.labels.max()}, counted from 0, but '
+                          f'the data set has {len(classes)} classes, {list(classes)[:10]}: '
+                          'num_classes of the head and metainfo.classes of '
+                          'test_dataloader.dataset do not fit')
     # mmdet has sorted them by score: labels of the best are the first to find a place.
     return draw_instances(image, found.bboxes, found.labels, classes, palette, found.get('masks'),
                           found.scores)

@@ -4,6 +4,7 @@ import json
 import os
 
 from mmlit.command_line import add_common_arguments, clean_errors, trainer_for
+from mmlit.errors import ConfigError
 
 
 def parse_args():
@@ -11,6 +12,8 @@ def parse_args():
     parser.add_argument('config', help='path of the config')
     parser.add_argument('checkpoint', help='path or URL, in any layout that mmlit knows')
     parser.add_argument('--out', metavar='FILE', help='also write the metrics there, as JSON')
+    parser.add_argument('--tta', action='store_true',
+                        help="test-time augmentation, by an mmengine config's tta_pipeline")
     add_common_arguments(parser)
     return parser.parse_args()
 
@@ -18,8 +21,14 @@ def parse_args():
 def main():
     args = parse_args()
     with clean_errors():
-        results = trainer_for(args.config).test(
-            args.config, args.checkpoint, args.cfg_options, args.launcher)
+        trainer, generation = trainer_for(args.config)
+        options = {}
+        if generation == 'mmengine':
+            options = dict(tta=args.tta)
+        elif args.tta:
+            raise ConfigError('--tta is for mmengine configs')
+        results = trainer.test(
+            args.config, args.checkpoint, args.cfg_options, args.launcher, **options)
     if int(os.environ.get('RANK', 0)) == 0:
         print('\n' + '\n'.join(f'{name}: {value:.4g}' for name, value in results.items()))
         if args.out:

@@ -1,7 +1,7 @@
 """Train a config: python tools/train.py CONFIG [--work-dir DIR] [--resume] ..."""
 import argparse
 
-from mmlit.command_line import add_common_arguments, clean_errors, config_generation, trainer_for
+from mmlit.command_line import add_common_arguments, clean_errors, trainer_for
 from mmlit.errors import ConfigError
 
 
@@ -26,9 +26,9 @@ def parse_args():
 def main():
     args = parse_args()
     with clean_errors():
-        trainer = trainer_for(args.config)
+        trainer, generation = trainer_for(args.config)
         options = {}
-        if config_generation(args.config) == 'mmengine':
+        if generation == 'mmengine':
             options = dict(amp=args.amp, auto_scale_lr=args.auto_scale_lr)
         elif args.amp or args.auto_scale_lr:
             raise ConfigError('--amp and --auto-scale-lr are for mmengine configs: an openmixup '

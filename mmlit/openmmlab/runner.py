@@ -7,7 +7,12 @@ import torch
 from mmengine.dist import master_only
 from mmengine.hooks import Hook
 from mmengine.logging import HistoryBuffer
-from mmengine.model import MMDistributedDataParallel, is_model_wrapper, revert_sync_batchnorm
+from mmengine.model import (
+    BaseTTAModel,
+    MMDistributedDataParallel,
+    is_model_wrapper,
+    revert_sync_batchnorm,
+)
 from mmengine.registry import FUNCTIONS, HOOKS, RUNNERS
 from mmengine.runner import Runner, set_random_seed
 
@@ -64,8 +69,8 @@ class ResumableRunner(Runner):
         # Resuming would run this text as Python, to find a number of GPUs.
         checkpoint.get('meta', {}).pop('config', None)
         self.call_hook('after_load_checkpoint', checkpoint=checkpoint)
-        fill_model(self.model.module if is_model_wrapper(self.model) else self.model, checkpoint,
-                   filename)
+        model = self.model.module if is_model_wrapper(self.model) else self.model
+        fill_model(model.module if isinstance(model, BaseTTAModel) else model, checkpoint, filename)
         self._has_loaded = True
         return checkpoint
 

@@ -4,7 +4,7 @@ import importlib.util
 from pathlib import Path
 
 import torch
-from mmengine.config import Config
+from mmengine.config import Config, ConfigDict
 from mmengine.logging import print_log
 
 from mmlit.checkpoints import latest_checkpoint
@@ -13,6 +13,7 @@ from mmlit.errors import ConfigError, MMLitError
 from mmlit.torchvision_compat import make_torchvision_importable
 
 from .checks import check_config
+from .fsdp import ResumableFlexibleRunner, prepare_fsdp
 from .runner import ResumableRunner
 
 
@@ -25,7 +26,7 @@ def train(config: str,
           deterministic: bool = False,
           launcher: str = 'none',
           amp: bool = False,
-          auto_scale_lr: bool = False) -> ResumableRunner:
+          auto_scale_lr: bool = False) -> ResumableRunner | ResumableFlexibleRunner:
     """Train a config.
 
     Args:
@@ -65,7 +66,7 @@ def train(config: str,
     _make_resumable(cfg)
     check_config(cfg)
     with process_group(launcher):
-        runner = _build(cfg)
+        runner = _build(cfg, _runner_class(cfg))
         runner.train()
         return runner
 
@@ -74,7 +75,8 @@ def test(config: str,
          checkpoint: str,
          cfg_options: dict | None = None,
          launcher: str = 'none',
-         work_dir: str | None = None) -> dict[str, float]:
+         work_dir: str | None = None,
+         tta: bool = False) -> dict[str, float]:
     """Metrics of a checkpoint on the test data of a config.
 
     Args:
@@ -83,13 +85,19 @@ def test(config: str,
         cfg_options: Overrides of the config.
         launcher: 'none', 'pytorch', 'slurm' or 'mpi'.
         work_dir: Where logs go.
+        tta: Whether to merge the predictions for the views of the config's ``tta_pipeline``.
 
     Returns:
         The metrics, by the evaluators' names.
+
+    Raises:
+        MMLitError: For what a user can mend.
     """
     cfg = load_config(config, cfg_options, work_dir, launcher)
     cfg.load_from, cfg.resume = str(checkpoint), False
     check_config(cfg, splits=('test', ))
+    if tta:
+        _augment_tests(cfg)
     with process_group(launcher):
         return _build(cfg).test()
 
@@ -117,9 +125,38 @@ def load_config(path: str, options: dict | None, work_dir: str | None, launcher:
     return cfg
 
 
-def _build(cfg: Config) -> ResumableRunner:
+def _augment_tests(cfg: Config) -> None:
+    missing = [key for key in ('tta_model', 'tta_pipeline') if key not in cfg]
+    if missing:
+        raise ConfigError(f'--tta needs tta_model and tta_pipeline in the config; it lacks '
+                          f'{" and ".join(missing)}. mmdet has both in '
+                          'mmdet::retinanet/retinanet_tta.py, for _base_')
+    if cfg.tta_model.type.endswith('DetTTAModel') and cfg.model.get('roi_head', {}).get(
+            'mask_head'):
+        raise ConfigError('--tta: DetTTAModel of tta_model merges boxes only, and '
+                          'model.roi_head.mask_head gives masks')
+    dataset = cfg.test_dataloader.dataset
+    while 'dataset' in dataset:
+        dataset = dataset.dataset
+    dataset.pipeline = cfg.tta_pipeline
+    cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
+
+
+def _runner_class(cfg: Config) -> type:
+    """ResumableRunner, or ResumableFlexibleRunner for a config that asks for a strategy."""
+    kind = (cfg.get('strategy') or {}).get('type')
+    if (cfg.get('runner_type') == 'FlexibleRunner') != (kind is not None):
+        raise ConfigError("runner_type='FlexibleRunner' and a strategy need each other")
+    if kind == 'FSDPStrategy':
+        prepare_fsdp(cfg)
+    elif kind is not None:
+        raise ConfigError(f'strategy.type={kind!r}: expected FSDPStrategy')
+    return ResumableRunner if kind is None else ResumableFlexibleRunner
+
+
+def _build(cfg: Config, runner_class: type = ResumableRunner):
     try:
-        return ResumableRunner.from_cfg(cfg)
+        return runner_class.from_cfg(cfg)
     except MMLitError as e:
         raise ConfigError(f'cannot build the model: {e}') from e
 

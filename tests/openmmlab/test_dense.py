@@ -1,11 +1,14 @@
 """RetinaNet, Mask R-CNN, Semantic FPN on a small LITv2: sizes, batches, empty images, freezing."""
 import importlib
 
+import numpy as np
 import pytest
 import torch
 from mmdet.structures import DetDataSample
+from mmdet.structures.bbox import HorizontalBoxes
 from mmdet.structures.mask import BitmapMasks
 from mmengine.config import Config
+from mmengine.dataset import pseudo_collate
 from mmengine.model import revert_sync_batchnorm
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import init_default_scope
@@ -101,6 +104,59 @@ def test_image_without_objects(name):
     loss = loss_of(model.train(), batch(name, [(64, 96), (64, 96)], objects=0))
     loss.backward()
     assert loss.isfinite()
+
+
+RESIZES = {
+    'choice': [dict(type='RandomChoiceResize', scales=[(96, 64), (144, 96), (200, 120)],
+                    keep_ratio=True)],
+    'ratio': [dict(type='RandomResize', scale=(120, 80), ratio_range=(0.6, 2.0), keep_ratio=True)],
+}
+
+
+@pytest.mark.parametrize('resize', RESIZES)
+@pytest.mark.parametrize('name', BASES)
+def test_multi_scale_training(name, resize):
+    """Images of one batch, and of every step, in other sizes; mmseg's batches are cropped."""
+    torch.manual_seed(0)
+    np.random.seed(0)
+    model = build(name).train()
+    toolkit, kind = BASES[name][0], dict(mmdet='Det', mmseg='Seg')[BASES[name][0]]
+    steps = list(RESIZES[resize])
+    if toolkit == 'mmseg':
+        model.data_preprocessor.size_divisor, model.data_preprocessor.size = None, (96, 128)
+        steps.append(dict(type='RandomCrop', crop_size=(96, 128)))
+    importlib.import_module(f'{toolkit}.datasets')
+    transforms = importlib.import_module(f'{toolkit}.registry').TRANSFORMS
+    pipeline = [transforms.build(step) for step in [*steps, dict(type=f'Pack{kind}Inputs')]]
+    optimizer = build_optim_wrapper(model, dict(optimizer=dict(type='AdamW', lr=1e-4)))
+    sizes = set()
+    for _ in range(4):
+        samples = []
+        for shape in ((60, 90), (90, 70)):
+            sample = truth(kind, *shape)
+            for transform in pipeline:
+                sample = transform(sample)
+            samples.append(sample)
+        data = pseudo_collate(samples)
+        sizes |= {tuple(x.shape[1:]) for x in data['inputs']}
+        loss = loss_of(model, data)
+        assert loss.isfinite()
+        optimizer.update_params(loss)
+    assert len(sizes) >= 4
+    assert all(p.isfinite().all() for p in model.parameters())
+
+
+def truth(kind: str, h: int, w: int) -> dict:
+    """An image with one object, as a pipeline has it after loading."""
+    results = dict(img=np.random.randint(0, 256, (h, w, 3), np.uint8), img_shape=(h, w),
+                   ori_shape=(h, w), img_path='none.png', img_id=0)
+    mask = np.zeros((h, w), np.uint8)
+    mask[5:40, 10:50] = 1
+    if kind == 'Seg':
+        return dict(results, gt_seg_map=mask, seg_fields=['gt_seg_map'])
+    return dict(
+        results, gt_bboxes=HorizontalBoxes([[10., 5., 50., 40.]]), gt_bboxes_labels=np.array([1]),
+        gt_ignore_flags=np.array([False]), gt_masks=BitmapMasks(mask[None], h, w))
 
 
 @pytest.mark.parametrize('frozen', range(5))

@@ -7,10 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from mmengine.registry import DATASETS
+from mmengine.registry import DATASETS, MODELS, init_default_scope
 from PIL import Image
 from pycocotools import mask as coco_mask
 
+from mmlit.errors import ConfigError
 from mmlit.openmmlab.trainer import load_config
 from mmlit.visualization import (
     SHORT_SIDE,
@@ -90,7 +91,6 @@ def config(request, tmp_path):
 
 @pytest.fixture
 def checkpoint(config, tmp_path):
-    from mmengine.registry import MODELS, init_default_scope
     cfg = load_config(config, None, None, 'none')
     init_default_scope(cfg.default_scope)
     cfg.model.setdefault('data_preprocessor', cfg.get('data_preprocessor'))
@@ -121,6 +121,19 @@ def test_model_sees_bgr_where_its_config_says_so(config, checkpoint, image):
         lambda module, args: seen.append(args[0]['inputs'][0]))
     draw_prediction(cfg, model, image)
     assert seen[0][:, 0, 0].tolist() == [0, 0, 255]
+
+
+@pytest.mark.parametrize('config', [DETECTION], indirect=True)
+def test_classes_without_a_name(config, image, tmp_path):
+    config.write_text(config.read_text().replace('num_classes=3', 'num_classes=5'))
+    cfg = load_config(config, None, None, 'none')
+    init_default_scope('mmdet')
+    torch.save(dict(state_dict=MODELS.build(cfg.model).state_dict()), tmp_path / 'model.pth')
+    cfg, model = load_model(config, tmp_path / 'model.pth')
+    with torch.no_grad():
+        model.bbox_head.retina_cls.bias.view(-1, 5)[:, 4] = 9  # sure of the last class
+    with pytest.raises(ConfigError, match=r"class 4.*'red', 'green', 'blue'.*num_classes"):
+        draw_prediction(cfg, model, image)
 
 
 @pytest.mark.parametrize('config', [DETECTION], indirect=True)
