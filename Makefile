@@ -1,18 +1,22 @@
-# Two environments under .envs/, for openmixup and OpenMMLab 2 need different generations of the
-# package mmcv (see README). Each is made once, and anew when its requirements change.
+# Environments under .envs/: openmixup and OpenMMLab 2 need different generations of the package mmcv
+# (see README), and OneDL's forks replace the latter. Each is made once, and anew when its
+# requirements change.
 PYTHON ?= python3
 OPENMIXUP := .envs/openmixup/bin/python
 OPENMMLAB := .envs/openmmlab/bin/python
+ONEDL := .envs/onedl/bin/python
 # What `make demo` leaves, and `make demo-dense` starts from.
 CLASSIFIER := work_dirs/digits/epoch_12.pth
 
-.PHONY: help demo demo-dense demo-dense-random test test-fast lint openmixup openmmlab clean
+.PHONY: help demo demo-dense demo-dense-random test test-fast test-onedl lint openmixup openmmlab \
+	onedl clean
 help:
 	@echo "make demo       train LITv2 through openmixup on handwritten digits (minutes on a CPU)"
 	@echo "make demo-dense detect and segment them with RetinaNet, Mask R-CNN and Semantic FPN, starting"
 	@echo "                from that LITv2 (make demo-dense-random: from random weights)"
 	@echo "make test       all tests in both environments"
 	@echo "make test-fast  the same without trainings"
+	@echo "make test-onedl all tests on OneDL's forks, in an environment of their own (.envs/onedl)"
 	@echo "make openmixup  set up .envs/openmixup only"
 	@echo "make openmmlab  set up .envs/openmmlab only (compiles mmcv's ops)"
 
@@ -36,11 +40,15 @@ test-fast: openmixup openmmlab lint
 	$(OPENMIXUP) -m pytest -m 'not slow'
 	$(OPENMMLAB) -m pytest -m 'not slow'
 
+test-onedl: onedl
+	$(ONEDL) -m pytest
+
 lint: openmixup
 	.envs/openmixup/bin/ruff check .
 
 openmixup: .envs/openmixup/.done
 openmmlab: .envs/openmmlab/.done
+onedl: .envs/onedl/.done
 
 .envs/%/.done: requirements/build.txt requirements/%.txt requirements/%.lock setup.py tools/make_env.sh
 	tools/make_env.sh $* "$(PYTHON)"

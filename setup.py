@@ -23,7 +23,8 @@ setup(
             'tqdm',
         ],
         'openmmlab': [
-            'mmcv==2.1.0', 'mmdet==3.3.0', 'mmsegmentation==1.2.2', 'ftfy', 'regex',
+            'mmcv==2.1.0', 'mmdet==3.3.0', 'mmsegmentation==1.2.2', 'mmpretrain==1.2.0',
+            'torchvision', 'ftfy', 'regex',
         ],
         'test': ['pytest', 'numpy', 'ruff'],
     },

@@ -1,5 +1,6 @@
 """LITv2 for OpenMMLab and openmixup."""
 from .checkpoints import load_checkpoint
+from .compat import declare_torchvision_operators, name_mmsegs_distribution
 from .models import LITv2, LITv2Classifier, litv2_base, litv2_medium, litv2_small, litv2_tiny
 from .registration import register_openmmlab
 
@@ -10,3 +11,5 @@ __all__ = [
 ]
 
 register_openmmlab()
+declare_torchvision_operators()
+name_mmsegs_distribution()

@@ -107,7 +107,8 @@ def _read_config(path: Path) -> tuple[set[str], list[str]]:
 
 def _environment() -> str:
     found = []
-    for package in ('openmixup', 'mmcv', 'mmcv-full', 'mmdet', 'mmsegmentation'):
+    for package in ('openmixup', 'mmcv', 'mmcv-full', 'mmdet', 'mmsegmentation', 'onedl-mmcv',
+                    'onedl-mmdetection', 'onedl-mmsegmentation'):
         with contextlib.suppress(PackageNotFoundError):
             found.append(f'{package} {version(package)}')
     return f'{sys.executable}, with {", ".join(found) or "neither toolkit"}'

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+import mmlit  # noqa: F401  `mmseg::` of OneDL's forks needs it before the config
+
 README = (Path(__file__).parents[1] / 'README.md').read_text(encoding='utf-8')
 EXAMPLES = re.findall(r'```python\n(.*?)```', README, re.S)
 

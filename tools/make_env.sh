@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Make .envs/NAME from requirements/NAME.txt and its lock file:
-#   tools/make_env.sh openmixup|openmmlab [PYTHON]
+#   tools/make_env.sh openmixup|openmmlab|onedl [PYTHON]
 set -euo pipefail
 cd "$(dirname "$0")/.."
 name=$1
@@ -17,8 +17,8 @@ install() {
 
 step "torch and build tools (requirements/build.txt)"
 install --quiet -r requirements/build.txt
-if [ "$name" = openmmlab ]; then
-    step "packages of requirements/openmmlab.txt; compiling mmcv's ops takes about 12 minutes on 2" \
+if [ "$name" != openmixup ]; then
+    step "packages of requirements/$name.txt; compiling mmcv's ops takes about 12 minutes on 2" \
         "cores, once: pip keeps the wheel"
     export MMCV_WITH_OPS=1 FORCE_CUDA="${FORCE_CUDA:-0}"
 else

@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from mmlit import distributed
 from mmlit.errors import ConfigError
 from mmlit.models.merging import DeformConv2d
-from mmlit.torchvision_compat import make_torchvision_importable
 
 
 def import_openmixup() -> types.ModuleType:
@@ -27,7 +26,6 @@ def import_openmixup() -> types.ModuleType:
         with warnings.catch_warnings():
             # mmcv 1.x and openmixup warn of their age, of apex and of mmcv-full.
             warnings.simplefilter('ignore')
-            make_torchvision_importable()
             supply_mmcv_ops()
             with optimizers_may_be_replaced():
                 for module in ('openmixup', 'openmixup.models', 'openmixup.core', 'openmixup.apis'):
@@ -94,7 +92,7 @@ def optimizers_may_be_replaced():
         OPTIMIZERS._register_module = register
 
 
-# 3. torchvision: see make_torchvision_importable, which mmpretrain needs too.
+# 3. torchvision: see mmlit.compat, for mmengine and mmpretrain need it too.
 
 
 # 4. openmixup calls `.cuda()` on tensors and models, and names the device 'cuda' when it shares

@@ -1,6 +1,5 @@
 """Training and testing of mmengine configs: the options of OpenMMLab's tools."""
 import importlib
-import importlib.util
 from pathlib import Path
 
 import torch
@@ -10,7 +9,6 @@ from mmengine.logging import print_log
 from mmlit.checkpoints import latest_checkpoint
 from mmlit.distributed import process_group
 from mmlit.errors import ConfigError, MMLitError
-from mmlit.torchvision_compat import make_torchvision_importable
 
 from .checks import check_config
 from .fsdp import ResumableFlexibleRunner, prepare_fsdp
@@ -117,9 +115,6 @@ def load_config(path: str, options: dict | None, work_dir: str | None, launcher:
     cfg.work_dir = str(work_dir or cfg.get('work_dir') or Path('work_dirs', Path(path).stem))
     # The toolkit's scope is only looked into, not imported, when a model is built.
     scope = cfg.get('default_scope', 'mmengine')
-    # mmengine asks every package for its version, torchvision too where there is one.
-    if importlib.util.find_spec('torchvision') is not None:
-        make_torchvision_importable()
     if scope != 'mmengine':
         importlib.import_module(f'{scope}.models')
     return cfg

@@ -99,7 +99,7 @@ read = cache(Config.fromfile)
 
 def load(name: str) -> Config:
     if kind(name) == 'in1k':
-        pytest.importorskip('mmpretrain', reason='mmpretrain is not installed (see README)')
+        pytest.importorskip('mmpretrain', reason='mmpretrain is not installed')
     cfg = copy.deepcopy(read(CONFIGS[name]))
     init_default_scope(cfg.default_scope)
     return cfg

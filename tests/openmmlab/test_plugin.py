@@ -1,9 +1,13 @@
 """LITv2 as a backbone of mmdet 3 and mmseg 1."""
+import json
+import re
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
-import mmdet.models  # noqa: F401
+import mmdet
+import mmdet.models
 import mmseg.models  # noqa: F401
 import pytest
 import torch
@@ -14,6 +18,7 @@ from mmengine.registry import init_default_scope
 from mmengine.structures import InstanceData, PixelData
 from mmseg.registry import MODELS as MMSEG_MODELS
 from mmseg.structures import SegDataSample
+from PIL import Image
 
 import mmlit
 
@@ -40,6 +45,40 @@ print(type(MODELS.build(dict(type='LITv2', arch={GOLDEN_ARCH}))))
     done = subprocess.run([sys.executable, '-W', 'ignore', '-c', code], capture_output=True,
                           text=True)
     assert 'mmlit.models.litv2.LITv2' in done.stdout, done.stderr
+
+
+def test_trains_with_mmdets_own_tool(tmp_path):
+    """There only `custom_imports` names mmlit. The Runner imports torchvision, if there is one."""
+    Image.new('RGB', (96, 64)).save(tmp_path / 'image.png')
+    (tmp_path / 'coco.json').write_text(json.dumps(dict(
+        images=[dict(id=0, file_name='image.png', width=96, height=64)],
+        annotations=[dict(id=0, image_id=0, category_id=0, bbox=[9, 9, 50, 40], area=2000,
+                          iscrowd=0)],
+        categories=[dict(id=0, name='thing')])))
+    (tmp_path / 'config.py').write_text(f'''
+_base_ = ['mmdet::_base_/models/retinanet_r50_fpn.py', 'mmdet::_base_/default_runtime.py']
+custom_imports = dict(imports=['mmlit'])
+work_dir = {str(tmp_path)!r}
+model = dict(
+    backbone=dict(_delete_=True, type='LITv2', arch={GOLDEN_ARCH}, out_indices=(0, 1, 2, 3)),
+    neck=dict(in_channels={GOLDEN_ARCH['embed_dims']}, out_channels=16),
+    bbox_head=dict(num_classes=1, in_channels=16, feat_channels=16, stacked_convs=1))
+train_dataloader = dict(
+    batch_size=1, num_workers=0, sampler=dict(type='InfiniteSampler'),
+    dataset=dict(type='CocoDataset', data_root=work_dir, ann_file='coco.json',
+                 data_prefix=dict(img=''), metainfo=dict(classes=('thing', )), pipeline=[
+                     dict(type='LoadImageFromFile'), dict(type='LoadAnnotations', with_bbox=True),
+                     dict(type='PackDetInputs')]))
+train_cfg = dict(type='IterBasedTrainLoop', max_iters=1)
+optim_wrapper = dict(type='OptimWrapper', optimizer=dict(type='AdamW', lr=1e-3))
+default_hooks = dict(logger=dict(interval=1), checkpoint=dict(by_epoch=False, interval=1))
+''')
+    tool = Path(mmdet.__file__).parent / '.mim/tools/train.py'
+    done = subprocess.run([sys.executable, '-W', 'ignore', tool, tmp_path / 'config.py'],
+                          capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / 'iter_1.pth').exists()
+    assert ('TorchVision:' in done.stdout) == (find_spec('torchvision') is not None)
 
 
 def test_retinanet_trains_and_predicts():
@@ -127,4 +166,5 @@ def test_openmixup_configs_name_their_environment():
                           text=True)
     assert done.returncode == 1
     assert done.stderr.startswith('error: ') and 'Traceback' not in done.stderr
-    assert '.envs/openmixup/bin/python' in done.stderr and 'mmdet 3.3.0' in done.stderr
+    assert '.envs/openmixup/bin/python' in done.stderr
+    assert re.search(rf'(mmdet|onedl-mmdetection) {mmdet.__version__}', done.stderr)

@@ -83,7 +83,7 @@ def image(tmp_path):
                 ids=['detection', 'segmentation', 'classification'])
 def config(request, tmp_path):
     if request.param is CLASSIFICATION:
-        pytest.importorskip('torchvision')  # mmpretrain does not import without it
+        pytest.importorskip('mmpretrain', reason='mmpretrain is not installed')
     path = tmp_path / 'config.py'
     path.write_text(request.param.replace('ROOT', str(tmp_path)))
     return path
