@@ -45,6 +45,8 @@ def parse_args():
                         help='start from random weights instead of the classifier')
     parser.add_argument('--only', choices=RUNS, help='run one of the three')
     parser.add_argument('--seed', type=int, default=0)
+    parser.add_argument('--cfg-options', nargs='+', default=[], metavar='KEY=VALUE',
+                        help='override settings of the configs')
     args = parser.parse_args()
     default = 'digit_scenes_random' if args.from_random else 'digit_scenes'
     args.work_dir = args.work_dir or Path('work_dirs') / default
@@ -60,15 +62,18 @@ def main():
     for name in [args.only] if args.only else RUNS:
         relative, metrics, target = RUNS[name]
         config, work_dir = ROOT / 'configs' / relative, args.work_dir / name
-        options = ['--cfg-options', 'model.backbone.init_cfg=None'] if args.from_random else []
+        start_from = ['model.backbone.init_cfg=None'] if args.from_random else []
         start = time.perf_counter()
-        run('train.py', config, '--work-dir', work_dir, '--resume', '--seed', args.seed, *options)
+        run('train.py', config, '--work-dir', work_dir, '--resume', '--cfg-options',
+            f'randomness.seed={args.seed}', *start_from, *args.cfg_options)
         seconds = time.perf_counter() - start
         checkpoint, result = latest_checkpoint(work_dir), work_dir / 'result.json'
         run('test.py', config, checkpoint, '--out', result)
         result = json.loads(result.read_text())
         # COCO's metrics are parts of one, mmseg's are per cent.
         scale = 1 if 'mIoU' in metrics else 100
+        if not result:  # mmdet's metric is silent when nothing at all was found
+            result = dict.fromkeys(metrics.values(), 0)
         values = [f'{label} {scale * result[key]:.1f}' for label, key in metrics.items()]
         values[0] += f' (target {target})'
         with clean_errors():

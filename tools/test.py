@@ -33,7 +33,8 @@ def main():
         print('\n' + '\n'.join(f'{name}: {value:.4g}' for name, value in results.items()))
         if args.out:
             with open(args.out, 'w') as f:
-                json.dump(results, f, indent=2)
+                # mmseg's figures are NumPy's.
+                json.dump({name: float(value) for name, value in results.items()}, f, indent=2)
 
 
 if __name__ == '__main__':
