@@ -5,6 +5,8 @@ from torch import Tensor, nn
 
 from mmlit.errors import ArgumentError
 
+from .layers import Linear
+
 
 class HiLoAttention(nn.Module):
     """HiLo attention (paper section 3.2).
@@ -52,12 +54,12 @@ class HiLoAttention(nn.Module):
 
         l_dim, h_dim = self.l_heads * self.head_dims, self.h_heads * self.head_dims
         if l_dim:
-            self.l_q = nn.Linear(embed_dims, l_dim, bias=qkv_bias)
-            self.l_kv = nn.Linear(embed_dims, 2 * l_dim, bias=qkv_bias)
-            self.l_proj = nn.Linear(l_dim, l_dim)
+            self.l_q = Linear(embed_dims, l_dim, bias=qkv_bias)
+            self.l_kv = Linear(embed_dims, 2 * l_dim, bias=qkv_bias)
+            self.l_proj = Linear(l_dim, l_dim)
         if h_dim:
-            self.h_qkv = nn.Linear(embed_dims, 3 * h_dim, bias=qkv_bias)
-            self.h_proj = nn.Linear(h_dim, h_dim)
+            self.h_qkv = Linear(embed_dims, 3 * h_dim, bias=qkv_bias)
+            self.h_proj = Linear(h_dim, h_dim)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, H, W, C) to (B, H, W, C), for any H and W."""
