@@ -15,7 +15,7 @@ from mmlit.errors import ArgumentError
 
 from .attention import HiLoAttention
 from .ffn import ConvFFN
-from .fuse import fuse_batch_norm, fuse_layer_scale, fuse_projections
+from .fusing import fuse_batch_norm, fuse_layer_scale, fuse_projections
 from .layers import DropPath, build_norm
 from .merging import DeformableTokenMerging
 

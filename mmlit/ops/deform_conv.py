@@ -3,7 +3,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .linear import linear
+from .linears import linear
 
 
 def deform_conv2d(x: Tensor,

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .forms import on_cpu
-from .linear import linear
+from .linears import linear
 
 # Hidden map of one tile: with its neighbours in the pipeline it fits the last-level cache, and is
 # large enough for matrix products to run at full speed.
