@@ -99,9 +99,7 @@ def _litv2(arch: str, setting: Setting) -> nn.Module:
 
 
 def _timm(arch: str, setting: Setting) -> nn.Module:
-    from mmlit.torchvision_compat import make_torchvision_importable
     try:
-        make_torchvision_importable()
         import timm
     except ImportError as e:
         raise ArgumentError(f'{arch}: needs timm and torchvision ({e})') from None
