@@ -5,11 +5,21 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mmlit import LITv2, LITv2Classifier, load_checkpoint
+from mmlit import LITv2, LITv2Classifier, load_checkpoint, ops
 from mmlit.checkpoints.layouts import from_official
 from mmlit.models import HiLoAttention
+from mmlit.ops import ffn as ffn_module
 
 from .conftest import DATA, GOLDEN_ARCH
+
+
+@pytest.fixture(autouse=True, params=['reference', 'fast', 'fast, small tiles'])
+def form(request, monkeypatch):
+    """Every test runs through the plain form of each op, and through the faster ones."""
+    if request.param == 'fast, small tiles':
+        monkeypatch.setattr(ffn_module, 'TILE_BYTES', 4096)
+    with ops.use(request.param.partition(',')[0]):
+        yield
 
 
 def assert_equal(actual, expected):
@@ -113,3 +123,16 @@ def test_openmixup_classifier(golden):
     x = data['x'].double()
     assert_equal(model.backbone(x)[-1], data['feat'])
     assert_equal(model(x), data['logits'])
+
+
+@torch.no_grad()
+@pytest.mark.parametrize('compiled', [False, True])
+@pytest.mark.parametrize('dtype, tolerance', [(torch.float32, 1e-5), (torch.bfloat16, 0.05)])
+def test_other_dtypes(golden, classifier, dtype, tolerance, compiled, form):
+    """float32 has fast forms that float64 has not."""
+    data = golden('official_cls')
+    model = classifier.to(dtype)
+    if compiled:
+        model = torch.compile(model, backend='aot_eager', fullgraph=True)
+    logits = model(data['x'].to(dtype)).double()
+    assert (logits - data['logits']).norm() < tolerance * data['logits'].norm()

@@ -9,6 +9,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from mmlit import ops
 from mmlit.models import HiLoAttention, LITv2Classifier
 
 
@@ -48,7 +49,8 @@ def flops_by_module(model: nn.Module, shape: Sequence[int]) -> dict[str, int]:
     like = next(model.parameters())
     counter = FlopCounterMode(display=False)
     # The plain form of attention is two products that the counter knows on every device.
-    with fake, counter, torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
+    # The plain forms of ops, so that each module counts what is its own.
+    with fake, counter, torch.no_grad(), sdpa_kernel(SDPBackend.MATH), ops.use('reference'):
         twin(torch.empty(1, *shape, dtype=like.dtype, device=like.device))
     counts = counter.get_flop_counts()
 

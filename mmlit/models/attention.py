@@ -3,7 +3,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mmlit import ops
 from mmlit.errors import ArgumentError
+
+from .layers import Linear
 
 
 class HiLoAttention(nn.Module):
@@ -52,12 +55,14 @@ class HiLoAttention(nn.Module):
 
         l_dim, h_dim = self.l_heads * self.head_dims, self.h_heads * self.head_dims
         if l_dim:
-            self.l_q = nn.Linear(embed_dims, l_dim, bias=qkv_bias)
-            self.l_kv = nn.Linear(embed_dims, 2 * l_dim, bias=qkv_bias)
-            self.l_proj = nn.Linear(l_dim, l_dim)
+            self.l_q = Linear(embed_dims, l_dim, bias=qkv_bias)
+            self.l_kv = Linear(embed_dims, 2 * l_dim, bias=qkv_bias)
+            self.l_proj = Linear(l_dim, l_dim)
         if h_dim:
-            self.h_qkv = nn.Linear(embed_dims, 3 * h_dim, bias=qkv_bias)
-            self.h_proj = nn.Linear(h_dim, h_dim)
+            self.h_qkv = Linear(embed_dims, 3 * h_dim, bias=qkv_bias)
+            self.h_proj = Linear(h_dim, h_dim)
+        # One linear for the inputs of both, when fused; then the sizes of its parts.
+        self.inputs, self.input_dims = None, []
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, H, W, C) to (B, H, W, C), for any H and W."""
@@ -66,41 +71,52 @@ class HiLoAttention(nn.Module):
         # The reference pads with zeros after the norm: padded tokens are keys and values (with
         # the qkv bias) in Hi-Fi windows, and zeros count in the Lo-Fi average.
         padded = F.pad(x, (0, 0, 0, -W % s, 0, -H % s)) if H % s or W % s else x
+        qkv, q, kv = self._project_inputs(x, padded)
         outs = []
         if self.h_heads:
-            outs.append(self._hifi(padded)[:, :H, :W])
+            out = ops.window_attention(qkv, s, self.h_heads, self._dropout())
+            outs.append(self._project(self.h_proj, out)[:, :H, :W])
         if self.l_heads:
-            outs.append(self._lofi(x, padded))
+            outs.append(self._project(self.l_proj, self._attend(q, kv)))
         return torch.cat(outs, dim=-1) if len(outs) == 2 else outs[0]
 
-    def _hifi(self, x: Tensor) -> Tensor:
-        """Self-attention inside each window; sides of ``x`` are multiples of the window."""
-        B, H, W, _ = x.shape
-        s, heads, d = self.window_size, self.h_heads, self.head_dims
-        h, w = H // s, W // s
-        qkv = self.h_qkv(x).view(B, h, s, w, s, 3, heads, d)
-        # Windows stand beside the heads, not in the batch: CUDA's fused kernels allow only
-        # 65,535 entries in the batch dimension.
-        qkv = qkv.permute(5, 0, 1, 3, 6, 2, 4, 7).reshape(3, B, h * w * heads, s * s, d)
-        out = self._attend(*qkv.unbind(0))
-        out = out.view(B, h, w, heads, s, s, d).permute(0, 1, 4, 2, 5, 3, 6)
-        return self._project(self.h_proj, out.reshape(B, H, W, heads * d))
+    def _project_inputs(self, x: Tensor, padded: Tensor) -> tuple[Tensor | None, ...]:
+        """Hi-Fi's queries, keys and values of every padded token, Lo-Fi's queries of every token,
+        and its keys and values of every pooled token, each a map; None where there are no heads.
+        """
+        H, W = x.shape[1:3]
+        qkv = q = kv = None
+        if self.inputs is not None:
+            parts = list(self.inputs(padded).split(self.input_dims, dim=-1))
+            qkv = parts.pop(0) if self.h_heads else None
+            q = parts.pop(0)[:, :H, :W]
+            kv = parts.pop() if parts else None
+        else:
+            if self.h_heads:
+                qkv = self.h_qkv(padded)
+            if self.l_heads:
+                q = self.l_q(x)
+        if self.l_heads and kv is None:
+            kv = self.l_kv(self._pool(padded))
+        return qkv, q, kv
 
-    def _lofi(self, x: Tensor, padded: Tensor) -> Tensor:
-        """Attention of every token of ``x`` to the pooled tokens of ``padded``."""
-        B, H, W, C = x.shape
-        s, heads, d = self.window_size, self.l_heads, self.head_dims
-        pooled = padded
-        if s > 1:
-            pooled = F.avg_pool2d(padded.permute(0, 3, 1, 2), s).permute(0, 2, 3, 1)
-        q = self.l_q(x).view(B, H * W, heads, d).transpose(1, 2)
-        kv = self.l_kv(pooled.reshape(B, -1, C)).view(B, -1, 2, heads, d).permute(2, 0, 3, 1, 4)
-        out = self._attend(q, *kv.unbind(0)).transpose(1, 2)
-        return self._project(self.l_proj, out.reshape(B, H, W, heads * d))
+    def _pool(self, x: Tensor) -> Tensor:
+        if self.window_size == 1:
+            return x
+        x = F.avg_pool2d(x.permute(0, 3, 1, 2), self.window_size)
+        return x.permute(0, 2, 3, 1).contiguous()
 
-    def _attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        drop = self.attn_drop_rate if self.training else 0.
-        return F.scaled_dot_product_attention(q, k, v, dropout_p=drop)
+    def _attend(self, q: Tensor, kv: Tensor) -> Tensor:
+        """Attention of tokens (B, H, W, l_dim) to pooled ones (B, h, w, 2 * l_dim)."""
+        B, H, W, C = q.shape
+        heads, d = self.l_heads, self.head_dims
+        q = q.reshape(B, H * W, heads, d).transpose(1, 2)
+        kv = kv.reshape(B, -1, 2, heads, d).permute(2, 0, 3, 1, 4)
+        out = F.scaled_dot_product_attention(q, *kv.unbind(0), dropout_p=self._dropout())
+        return out.transpose(1, 2).reshape(B, H, W, C)
+
+    def _dropout(self) -> float:
+        return self.attn_drop_rate if self.training else 0.
 
     def _project(self, proj: nn.Linear, x: Tensor) -> Tensor:
         return F.dropout(proj(x), self.proj_drop_rate, self.training)

@@ -34,6 +34,11 @@ class LITv2Classifier(nn.Module):
         """Map images (B, in_channels, H, W) to logits (B, num_classes)."""
         return self.head(self.backbone(x)[-1].mean(dim=(2, 3)))
 
+    def fuse(self) -> 'LITv2Classifier':
+        """Fold weights together for inference; see :meth:`LITv2.fuse`."""
+        self.backbone.fuse()
+        return self.requires_grad_(False)
+
 
 def litv2_tiny(num_classes: int = 1000, **kwargs) -> LITv2Classifier:
     """openmixup's tiny variant; the paper has no such model."""

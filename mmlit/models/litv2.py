@@ -15,6 +15,7 @@ from mmlit.errors import ArgumentError
 
 from .attention import HiLoAttention
 from .ffn import ConvFFN
+from .fusing import fuse_batch_norm, fuse_layer_scale, fuse_projections
 from .layers import DropPath, build_norm
 from .merging import DeformableTokenMerging
 
@@ -165,6 +166,7 @@ class LITv2(BaseModule):
         for i in self.norm_indices:
             self.add_module(f'norm{i}', build_norm(norm_cfg, self.embed_dims[i], ('LN', ),
                                                    'norm_cfg'))
+        self.is_fused = False
         self._reset_parameters()
         self._freeze_stages()
 
@@ -194,7 +196,13 @@ class LITv2(BaseModule):
         return tuple(outs)
 
     def train(self, mode: bool = True) -> 'LITv2':
-        """Set training mode, keeping frozen stages (and batch norms, if asked) in eval mode."""
+        """Set training mode, keeping frozen stages (and batch norms, if asked) in eval mode.
+
+        Raises:
+            ArgumentError: If the model is fused, and ``mode`` is True.
+        """
+        if mode and self.is_fused:
+            raise ArgumentError('a fused LITv2 is for inference, and cannot be trained any more')
         super().train(mode)
         self._freeze_stages()
         if mode and self.norm_eval:
@@ -202,6 +210,35 @@ class LITv2(BaseModule):
                 if isinstance(m, _BatchNorm):
                     m.eval()
         return self
+
+    def fuse(self) -> 'LITv2':
+        """Fold weights together for inference, in place; outputs stay equal up to rounding.
+
+        Batch norms go into the convolutions of token merging, layer scale into the linears before
+        it, and attention's projections of the same tokens become one. Load weights first: a fused
+        model's ``state_dict`` has other names, and fits only a model fused alike. Fusing again
+        changes nothing.
+
+        Raises:
+            ArgumentError: If the model is in training mode.
+        """
+        if self.training:
+            raise ArgumentError('fuse() is for inference: call eval() first')
+        if self.is_fused:
+            return self
+        for stage in self.stages[:-1]:  # first, for it may refuse
+            fuse_batch_norm(stage.downsample)
+        for block in (block for stage in self.stages for block in stage.blocks):
+            fuse_layer_scale(block)
+            if block.attn is not None:
+                fuse_projections(block.attn)
+        self.requires_grad_(False)
+        self.is_fused = True
+        return self
+
+    def switch_to_deploy(self) -> None:
+        """:meth:`fuse`, by the name that OpenMMLab's tools call."""
+        self.fuse()
 
     def init_weights(self, pretrained: str | None = None) -> None:
         """Initialise anew, or load the checkpoint that ``init_cfg`` names.
@@ -337,7 +374,9 @@ class PatchEmbed(nn.Module):
         p = self.proj.stride[0]
         if x.shape[2] % p or x.shape[3] % p:
             x = F.pad(x, (0, -x.shape[3] % p, 0, -x.shape[2] % p))
-        return self.norm(self.proj(x).permute(0, 2, 3, 1).contiguous())
+        # Turning the image costs less than turning the tokens, which are twice as many numbers.
+        x = self.proj(x.contiguous(memory_format=torch.channels_last))
+        return self.norm(x.permute(0, 2, 3, 1).contiguous())
 
 
 class Stage(nn.Module):

@@ -1,3 +1,8 @@
+"""What models call and hardware cares about: a plain form of each op, and faster ones beside it."""
 from .deform_conv import deform_conv2d
+from .ffn import conv_ffn
+from .forms import fast, is_plain, use
+from .linears import linear
+from .windows import window_attention
 
-__all__ = ['deform_conv2d']
+__all__ = ['conv_ffn', 'deform_conv2d', 'fast', 'is_plain', 'linear', 'use', 'window_attention']

@@ -3,6 +3,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .linears import linear
+
 
 def deform_conv2d(x: Tensor,
                   offset: Tensor,
@@ -40,7 +42,7 @@ def deform_conv2d(x: Tensor,
         index.view(-1, 4), x.reshape(B * H * W, C),
         per_sample_weights=coeff.view(-1, 4).to(x.dtype), mode='sum')
     sampled = sampled.view(*offset.shape[:3], kh * kw * C)
-    return F.linear(sampled, weight.permute(0, 2, 3, 1).flatten(1), bias)
+    return linear(sampled, weight.permute(0, 2, 3, 1).flatten(1), bias)
 
 
 def _positions(offset: Tensor, kernel_size: tuple[int, int], stride: int, padding: int,

@@ -1,0 +1,100 @@
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from mmlit import ops
+from mmlit.benchmark.candidates import Setting, build, prepare
+from mmlit.benchmark.measuring import interleave, peak_memory, summarise
+from mmlit.errors import ArgumentError
+
+ROOT = Path(__file__).parents[2]
+CPU = torch.device('cpu')
+SMALL = dict(batch=1, shape=(64, 64))
+
+
+def test_turns():
+    order = []
+    runs = {name: lambda name=name: order.append(name) for name in 'ab'}
+    times = interleave(runs, CPU, rounds=3, seconds=0)
+    assert order == list('aabb') + list('ab') * 3
+    assert {name: [len(calls) for calls in rounds] for name, rounds in times.items()} == dict(
+        a=[1, 1, 1], b=[1, 1, 1])
+
+
+def test_ratios_are_of_one_round():
+    summary = summarise(dict(a=[[2., 4.], [6.], [30.]], b=[[1., 1.], [3.], [10.]]), 'a')
+    assert summary['b'] == dict(median=3., p50=2., p95=10., speedup=3., speedup_low=2.,
+                                speedup_high=3.)
+    assert [summary['a'][k] for k in ('speedup', 'speedup_low', 'speedup_high')] == [1, 1, 1]
+
+
+def test_memory_of_a_call():
+    script = ('import torch; from mmlit.benchmark.measuring import peak_memory; '
+              'print(peak_memory(lambda: torch.ones(2**24).sum(), torch.device("cpu"), 5000))')
+    run = subprocess.run([sys.executable, '-W', 'ignore', '-c', script], capture_output=True,
+                         text=True, check=True)
+    assert 0.9 < int(run.stdout) / 2**26 < 1.3
+    assert peak_memory(lambda: None, CPU, 5000) >= 5000
+
+
+@pytest.mark.parametrize('setting', [
+    Setting(**SMALL), Setting(**SMALL, train=True), Setting(**SMALL, dense=True),
+    Setting(**SMALL, dtype='bfloat16'), Setting(**SMALL, dtype='bfloat16', amp=True),
+    Setting(**SMALL, dtype='bfloat16', train=True),
+], ids=str)
+def test_forms(setting):
+    for form in ('', ':official', ':reference', ':fused'):
+        if setting.train and form == ':fused':
+            continue
+        model = build(f'litv2_small{form}', setting)
+        before = model.head.weight.clone() if not setting.dense else None
+        prepare(f'litv2_small{form}', model, setting)()
+        assert ops.fast()
+        if setting.train and form != ':official':
+            assert not torch.equal(model.head.weight, before)
+
+
+def test_reference_form_runs(monkeypatch):
+    seen = []
+    model = build('litv2_small', Setting(**SMALL))
+    model.register_forward_hook(lambda *args: seen.append(ops.fast()))
+    for form in ('', ':reference'):
+        prepare(f'litv2_small{form}', model, Setting(**SMALL))()
+    assert seen == [True, False]
+
+
+@pytest.mark.parametrize('name, message', [
+    ('litv2_small:quick', 'the forms of a model are'),
+    ('resnet50:fused', 'only LITv2 has this form'),
+])
+def test_bad_names(name, message):
+    with pytest.raises(ArgumentError, match=message):
+        build(name, Setting())
+
+
+@pytest.mark.skipif(importlib.util.find_spec('timm') is None, reason='timm is not installed')
+def test_peers():
+    assert build('resnet50', Setting(**SMALL)).num_classes == 1000
+    maps = build('convnext_tiny', Setting(**SMALL, dense=True))(torch.zeros(1, 3, 64, 64))
+    assert [m.shape[-1] for m in maps] == [16, 8, 4, 2]
+    with pytest.raises(ArgumentError, match='neither a LITv2'):
+        build('litv3_small', Setting())
+
+
+@pytest.mark.slow
+def test_command_line(tmp_path):
+    out = tmp_path / 'figures/out.json'
+    run = subprocess.run(
+        [sys.executable, '-W', 'ignore', 'tools/benchmark.py', 'litv2_small:official',
+         'litv2_small', '--batch', '1', '--shape', '64', '64', '--rounds', '2', '--seconds', '0',
+         '--json', out], cwd=ROOT, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    results = json.loads(out.read_text())['results']
+    assert results['litv2_small:official']['speedup'] == 1
+    assert all(r['memory'] > 4 * r['params'] for r in results.values())
+    assert 'deformable convolution of official-style models' in run.stdout

@@ -1,0 +1,94 @@
+"""The switch, and the forms that are small enough to test beside it."""
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from mmlit import ops
+from mmlit.errors import ArgumentError
+
+
+def test_switch():
+    assert ops.fast()
+    with ops.use('reference'):
+        assert not ops.fast()
+        with ops.use('fast'):
+            assert ops.fast()
+        assert not ops.fast()
+    assert ops.fast()
+    ops.use('reference')
+    assert not ops.fast()
+    ops.use('fast')
+    with pytest.raises(ArgumentError, match="form='plain'"):
+        ops.use('plain')
+    assert ops.fast()
+
+
+@pytest.mark.parametrize('value, printed', [('reference', 'False'), ('fast', 'True'),
+                                            ('slow', "MMLIT_OPS='slow'")])
+def test_environment_variable(value, printed):
+    run = subprocess.run([sys.executable, '-c', 'from mmlit import ops; print(ops.fast())'],
+                         env={**os.environ, 'MMLIT_OPS': value}, capture_output=True, text=True)
+    assert printed in run.stdout + run.stderr
+
+
+@pytest.fixture
+def onednn(monkeypatch):
+    from mmlit.ops import linears as module
+    calls = []
+
+    def spy(*args):
+        calls.append(args)
+        return original(*args)
+
+    original = module.ONEDNN
+    if original is None:
+        pytest.skip('torch was built without oneDNN')
+    monkeypatch.setattr(module, 'ONEDNN', spy)
+    return calls
+
+
+@pytest.mark.parametrize('bias', [False, True])
+@pytest.mark.parametrize('shape', [(7, 6), (2, 3, 5, 6), (1, 6)])
+def test_linear(shape, bias, onednn):
+    x, weight = torch.randn(shape), torch.randn(4, 6)
+    bias = torch.randn(4) if bias else None
+    torch.testing.assert_close(ops.linear(x, weight, bias), F.linear(x, weight, bias))
+    assert len(onednn) == 1
+    view = x.transpose(0, -1).contiguous().transpose(0, -1)
+    torch.testing.assert_close(ops.linear(view, weight, bias), F.linear(x, weight, bias))
+
+
+def test_linear_where_onednn_does_not_fit(onednn):
+    x, weight = torch.randn(5, 6), torch.randn(4, 6)
+    trained = weight.clone().requires_grad_()
+    ops.linear(x, trained).sum().backward()
+    assert trained.grad is not None
+    ops.linear(x.double(), weight.double())
+    ops.linear(x[:0], weight)
+    with torch.autocast('cpu', torch.bfloat16):
+        assert ops.linear(x, weight).dtype == torch.bfloat16
+    with ops.use('reference'):
+        ops.linear(x, weight)
+    assert not onednn
+    with torch.no_grad():
+        ops.linear(x, trained)
+    assert len(onednn) == 1
+
+
+@pytest.mark.parametrize('dtype, tolerance', [(torch.float32, 1e-6), (torch.bfloat16, 1e-2)])
+@pytest.mark.parametrize('window', [1, 2, 3, 4])
+def test_windows(window, dtype, tolerance):
+    torch.manual_seed(0)
+    qkv = torch.randn(2, 2 * window, 3 * window, 3 * 8).to(dtype).requires_grad_()
+    weight = torch.randn(2, 2 * window, 3 * window, 8).to(dtype)
+    results = []
+    for form in ('fast', 'reference'):
+        with ops.use(form):
+            out = ops.window_attention(qkv, window, heads=2)
+        results.append((out, *torch.autograd.grad((out * weight).sum(), qkv)))
+    for a, b in zip(*results, strict=True):
+        assert (a - b).norm() <= tolerance * b.norm()

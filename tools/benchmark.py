@@ -1,0 +1,132 @@
+"""Speed, memory and FLOPs of LITv2's forms and of timm's models, side by side.
+
+python tools/benchmark.py [MODELS...] [--batch 16] [--dtype bfloat16] [--train] [--dense] ...
+
+A model is litv2_small, litv2_medium, litv2_base or a name of timm, with the forms it takes:
+litv2_small:official (the release's dataflow), :reference (the plain form of every op), :fused
+(after fuse()), :compiled (torch.compile), or two of them: litv2_small:fused:compiled.
+"""
+import argparse
+import json
+import subprocess
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+from mmlit.analysis import count_flops
+from mmlit.benchmark.candidates import PEERS, Setting, build, prepare
+from mmlit.benchmark.measuring import interleave, peak_memory, summarise
+from mmlit.benchmark.official_style import mmcv_deform_conv2d
+from mmlit.benchmark.reporting import environment, scatter, table, write_json
+from mmlit.command_line import clean_errors
+from mmlit.errors import ArgumentError
+
+
+def parse_args():
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('models', nargs='*', help='default: all forms of --arch, and its peers')
+    parser.add_argument('--arch', choices=list(PEERS), default='litv2_small')
+    parser.add_argument('--baseline', help='what ratios are to; default: the first model')
+    parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
+    parser.add_argument('--dtype', choices=['float32', 'bfloat16', 'float16'], default='float32')
+    parser.add_argument('--amp', action='store_true', help='--dtype is autocast\'s')
+    parser.add_argument('--batch', type=int, default=16)
+    parser.add_argument('--shape', type=int, nargs=2, default=[224, 224], metavar=('H', 'W'))
+    parser.add_argument('--dense', action='store_true', help='maps of four stages, not logits')
+    parser.add_argument('--train', action='store_true', help='training steps, not inference')
+    parser.add_argument('--window', type=int, default=2, help='window of LITv2\'s stage 3')
+    parser.add_argument('--rounds', type=int, default=7)
+    parser.add_argument('--seconds', type=float, default=1., help='length of a turn in a round')
+    parser.add_argument('--no-memory', action='store_true', help='do not measure memory')
+    parser.add_argument('--json', type=Path, metavar='FILE', help='write all figures there')
+    parser.add_argument('--plot', type=Path, metavar='FILE', help='draw throughput over FLOPs there')
+    parser.add_argument('--memory-of', help=argparse.SUPPRESS)  # for the processes it starts
+    return parser.parse_args()
+
+
+def main():
+    args = parse_args()
+    setting = Setting(args.device, args.dtype, args.amp, args.batch, tuple(args.shape), args.dense,
+                      args.train, args.window)
+    with clean_errors():
+        if args.memory_of:
+            print(json.dumps(memory(args.memory_of, setting)))
+        else:
+            compare(args, setting)
+
+
+def compare(args, setting: Setting) -> None:
+    forms = [':official', ':reference', '', ':compiled']
+    forms += [] if args.train else [':fused', ':fused:compiled']
+    names = args.models or [args.arch + form for form in forms] + PEERS[args.arch]
+    facts, runs = {}, {}
+    for name in names:
+        try:
+            model = build(name, setting)
+        except ArgumentError as e:
+            if args.models:
+                raise
+            print(f'left out: {e}')
+            continue
+        facts[name] = dict(params=sum(p.numel() for p in model.parameters()),
+                           macs=count_flops(model, (3, *setting.shape)))
+        runs[name] = prepare(name, model, setting)
+    baseline = args.baseline or next(iter(runs))
+    if baseline not in runs:
+        raise ArgumentError(f'--baseline {baseline}: expected one of {list(runs)}')
+    before = environment(args.device)
+    results = summarise(interleave(runs, torch.device(args.device), args.rounds, args.seconds),
+                        baseline)
+    for name, result in results.items():
+        result.update(facts[name], images_per_second=setting.batch / result['median'])
+        if not args.no_memory:
+            result['memory'] = memory_in_a_process(name)
+
+    merging = "mmcv's compiled op" if mmcv_deform_conv2d else "mmlit's own, for mmcv has no ops here"
+    print(f'\n{"training step" if setting.train else "inference"}, batch {setting.batch}, '
+          f'{setting.shape[0]}x{setting.shape[1]}, {setting.dtype}'
+          f'{" (autocast)" if setting.autocast else ""}, {before["device"]}, '
+          f'{before["threads"]} threads, torch {before["torch"]}, load average '
+          f'{before["load_average"][0]}\ndeformable convolution of official-style models: {merging}\n')
+    print(table([HEAD, *(row(name, result) for name, result in results.items())]))
+    if args.json:
+        write_json(args.json, dict(command=sys.argv[1:], setting=asdict(setting), baseline=baseline,
+                                   official_deform_conv=merging, before=before,
+                                   after=environment(args.device), results=results))
+    if args.plot:
+        scatter(args.plot, {name: (r['macs'] / 1e9, r['images_per_second'])
+                            for name, r in results.items()},
+                'multiply-adds of an image, G', 'images/s', f'{before["device"]}, {setting.dtype}, '
+                f'batch {setting.batch}')
+
+
+HEAD = ['model', 'params M', 'MACs G', 'images/s', 'p50 ms', 'p95 ms', 'ratio', 'spread', 'MiB']
+
+
+def row(name: str, result: dict) -> list[str]:
+    return [name, f'{result["params"] / 1e6:.1f}', f'{result["macs"] / 1e9:.2f}',
+            f'{result["images_per_second"]:.1f}', f'{result["p50"] * 1e3:.1f}',
+            f'{result["p95"] * 1e3:.1f}', f'{result["speedup"]:.2f}',
+            f'{result["speedup_low"]:.2f}-{result["speedup_high"]:.2f}',
+            f'{result["memory"] / 2**20:.0f}' if 'memory' in result else '-']
+
+
+def memory_in_a_process(name: str) -> int:
+    """Peak memory of a model, in a process where nothing else has been."""
+    command = [sys.executable, '-W', 'ignore', *sys.argv, '--memory-of', name]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def memory(name: str, setting: Setting) -> int:
+    model = build(name, setting)
+    weights = sum(t.nbytes for t in model.state_dict().values())
+    run = prepare(name, model, setting)
+    return peak_memory(run, torch.device(setting.device), weights)
+
+
+if __name__ == '__main__':
+    main()
