@@ -42,7 +42,7 @@ def parse_args():
     parser.add_argument('--seconds', type=float, default=1., help='length of a turn in a round')
     parser.add_argument('--no-memory', action='store_true', help='do not measure memory')
     parser.add_argument('--json', type=Path, metavar='FILE', help='write all figures there')
-    parser.add_argument('--plot', type=Path, metavar='FILE', help='draw throughput over FLOPs there')
+    parser.add_argument('--plot', type=Path, metavar='FILE', help='draw throughput over FLOPs')
     parser.add_argument('--memory-of', help=argparse.SUPPRESS)  # for the processes it starts
     return parser.parse_args()
 
@@ -85,12 +85,13 @@ def compare(args, setting: Setting) -> None:
         if not args.no_memory:
             result['memory'] = memory_in_a_process(name)
 
-    merging = "mmcv's compiled op" if mmcv_deform_conv2d else "mmlit's own, for mmcv has no ops here"
+    merging = "mmcv's compiled op" if mmcv_deform_conv2d else "mmlit's (mmcv has no ops here)"
     print(f'\n{"training step" if setting.train else "inference"}, batch {setting.batch}, '
           f'{setting.shape[0]}x{setting.shape[1]}, {setting.dtype}'
           f'{" (autocast)" if setting.autocast else ""}, {before["device"]}, '
           f'{before["threads"]} threads, torch {before["torch"]}, load average '
-          f'{before["load_average"][0]}\ndeformable convolution of official-style models: {merging}\n')
+          f'{before["load_average"][0]}\ndeformable convolution of official-style models: '
+          f'{merging}\n')
     print(table([HEAD, *(row(name, result) for name, result in results.items())]))
     if args.json:
         write_json(args.json, dict(command=sys.argv[1:], setting=asdict(setting), baseline=baseline,

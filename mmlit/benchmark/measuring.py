@@ -65,8 +65,8 @@ def summarise(times: dict[str, list[list[float]]], baseline: str) -> dict[str, d
 def peak_memory(run: Callable, device: torch.device, weights: int) -> int:
     """Bytes that weights and one call need together, after a first call that warms up.
 
-    On a CPU that is what the process grows by, at most, in one call: to be trusted only in a process
-    that does nothing else.
+    On a CPU that is what the process grows by, at most, in one call: to be trusted only in a
+    process that does nothing else.
 
     Args:
         run: The function.
