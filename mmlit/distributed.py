@@ -1,6 +1,7 @@
 """Process groups for every launcher, with GPUs or without."""
 import contextlib
 import os
+import time
 
 import torch
 import torch.distributed as dist
@@ -43,6 +44,11 @@ def process_group(launcher: str, alone: bool = False):
     dist.init_process_group(backend, store=store, rank=rank, world_size=world_size)
     try:
         yield
+        if backend == 'gloo':
+            # Its threads need Python's lock to let go of the last collective's tensors. Who destroys
+            # the group holds the lock and waits for them, for ever (torch 2.13): let them go first.
+            dist.barrier()
+            time.sleep(0.1)
     finally:
         dist.destroy_process_group()
 
