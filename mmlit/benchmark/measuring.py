@@ -65,8 +65,8 @@ def summarise(times: dict[str, list[list[float]]], baseline: str) -> dict[str, d
 def peak_memory(run: Callable, device: torch.device, weights: int) -> int:
     """Bytes that weights and one call need together, after a first call that warms up.
 
-    On a CPU that is what the process grows by, at most, in one call: to be trusted only in a process
-    that does nothing else.
+    On a CPU that is what the process grows by, at most, in one call: to be trusted only in a
+    process that does nothing else.
 
     Args:
         run: The function.
@@ -84,6 +84,19 @@ def peak_memory(run: Callable, device: torch.device, weights: int) -> int:
     before = _reset_peak()
     run()
     return weights + max(_peak() - before, 0)
+
+
+def machine_rates(device: torch.device, dtype: torch.dtype) -> dict[str, float]:
+    """What no model outruns: operations a second of a large matrix product, and bytes a second that
+    a copy reads and writes."""
+    size = 8192 if device.type == 'cuda' else 2048
+    a, b = torch.randn(2, size, size, device=device).to(dtype)
+    source = torch.zeros(2**28, dtype=torch.uint8, device=device)
+    target = torch.zeros_like(source)
+    times = interleave(dict(product=lambda: a @ b, copy=lambda: target.copy_(source)), device,
+                       rounds=5, seconds=0.1)
+    best = {name: min(min(calls) for calls in rounds) for name, rounds in times.items()}
+    return dict(operations=2 * size**3 / best['product'], bytes=2 * len(source) / best['copy'])
 
 
 def synchronize(device: torch.device) -> None:
