@@ -26,6 +26,9 @@ setup(
             'mmcv==2.1.0', 'mmdet==3.3.0', 'mmsegmentation==1.2.2', 'mmpretrain==1.2.0',
             'torchvision', 'ftfy', 'regex',
         ],
+        # Models to compare with, and pictures; mmcv with compiled ops beside them, for the official
+        # dataflow.
+        'benchmark': ['timm==1.0.19', 'torchvision', 'matplotlib'],
         'test': ['pytest', 'numpy', 'ruff'],
     },
     classifiers=[

@@ -17,7 +17,7 @@ import torch
 
 from mmlit.analysis import count_flops
 from mmlit.benchmark.candidates import PEERS, Setting, build, prepare
-from mmlit.benchmark.measuring import interleave, peak_memory, summarise
+from mmlit.benchmark.measuring import interleave, machine_rates, peak_memory, summarise
 from mmlit.benchmark.official_style import mmcv_deform_conv2d
 from mmlit.benchmark.reporting import environment, scatter, table, write_json
 from mmlit.command_line import clean_errors
@@ -78,6 +78,7 @@ def compare(args, setting: Setting) -> None:
     if baseline not in runs:
         raise ArgumentError(f'--baseline {baseline}: expected one of {list(runs)}')
     before = environment(args.device)
+    rates = machine_rates(torch.device(args.device), setting.torch_dtype)
     results = summarise(interleave(runs, torch.device(args.device), args.rounds, args.seconds),
                         baseline)
     for name, result in results.items():
@@ -91,11 +92,12 @@ def compare(args, setting: Setting) -> None:
           f'{" (autocast)" if setting.autocast else ""}, {before["device"]}, '
           f'{before["threads"]} threads, torch {before["torch"]}, load average '
           f'{before["load_average"][0]}\ndeformable convolution of official-style models: '
-          f'{merging}\n')
+          f'{merging}\nlarge matrix product {rates["operations"] / 1e9:.0f} GFLOP/s, copy '
+          f'{rates["bytes"] / 1e9:.1f} GB/s\n')
     print(table([HEAD, *(row(name, result) for name, result in results.items())]))
     if args.json:
         write_json(args.json, dict(command=sys.argv[1:], setting=asdict(setting), baseline=baseline,
-                                   official_deform_conv=merging, before=before,
+                                   official_deform_conv=merging, rates=rates, before=before,
                                    after=environment(args.device), results=results))
     if args.plot:
         scatter(args.plot, {name: (r['macs'] / 1e9, r['images_per_second'])

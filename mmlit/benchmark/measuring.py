@@ -86,6 +86,19 @@ def peak_memory(run: Callable, device: torch.device, weights: int) -> int:
     return weights + max(_peak() - before, 0)
 
 
+def machine_rates(device: torch.device, dtype: torch.dtype) -> dict[str, float]:
+    """What no model outruns: operations a second of a large matrix product, and bytes a second that
+    a copy reads and writes."""
+    size = 8192 if device.type == 'cuda' else 2048
+    a, b = torch.randn(2, size, size, device=device).to(dtype)
+    source = torch.zeros(2**28, dtype=torch.uint8, device=device)
+    target = torch.zeros_like(source)
+    times = interleave(dict(product=lambda: a @ b, copy=lambda: target.copy_(source)), device,
+                       rounds=5, seconds=0.1)
+    best = {name: min(min(calls) for calls in rounds) for name, rounds in times.items()}
+    return dict(operations=2 * size**3 / best['product'], bytes=2 * len(source) / best['copy'])
+
+
 def synchronize(device: torch.device) -> None:
     if device.type == 'cuda':
         torch.cuda.synchronize(device)

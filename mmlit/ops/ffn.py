@@ -110,10 +110,11 @@ def _backward(grad: Tensor, x: Tensor, w1: Tensor, b1: Tensor, dw: Tensor, db: T
     for images, halo, rows, inner in _tiles(x, w1.shape[0]):
         tokens, g_out = x[images, halo], grad[images, rows]
         first = linear(tokens, w1, b1)
-        hidden = _depthwise(first, dw, db)
-        g_hidden = torch.zeros_like(hidden)
-        active = hidden[:, inner]
-        g_hidden[:, inner] = aten.gelu_backward(linear(g_out, w2_t), active)
+        active = _depthwise(first, dw, db)[:, inner]
+        g_hidden = aten.gelu_backward(linear(g_out, w2_t), active)
+        if halo != rows:  # the neighbours' own outputs belong to other tiles
+            margins = inner.start, tokens.shape[1] - inner.stop
+            g_hidden = F.pad(g_hidden, (0, 0, 0, 0, *margins))
         g_first, g_dw, g_db = aten.convolution_backward(
             g_hidden.permute(0, 3, 1, 2), first.permute(0, 3, 1, 2), dw, [groups], [1, 1], [1, 1],
             [1, 1], False, [0, 0], groups, [True, True, True])
