@@ -45,7 +45,7 @@ def process_group(launcher: str, alone: bool = False):
     try:
         yield
         if backend == 'gloo':
-            # Its threads need Python's lock to let go of the last collective's tensors. Who destroys
+            # Its threads need Python's lock to let go of the last collective's tensors. Destroying
             # the group holds the lock and waits for them, for ever (torch 2.13): let them go first.
             dist.barrier()
             time.sleep(0.1)
