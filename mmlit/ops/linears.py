@@ -30,7 +30,9 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 def _onednn_fits(x: Tensor, weight: Tensor) -> bool:
-    return (on_cpu(x) and ONEDNN is not None and x.dtype == weight.dtype == torch.float32
+    # torch.compile picks its own product, and takes this one for constant weights only.
+    return (not torch.compiler.is_compiling()
+            and on_cpu(x) and ONEDNN is not None and x.dtype == weight.dtype == torch.float32
             and weight.is_contiguous() and x.numel() > 0
             and not torch.is_autocast_enabled('cpu')
             and not (torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)))
