@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import torch
 from mmengine.dataset import Compose
-from mmengine.registry import DATASETS, MODELS, init_default_scope
+from mmengine.registry import DATASETS, init_default_scope
 from mmengine.visualization import Visualizer
 from PIL import Image, ImageOps
 
@@ -39,12 +39,7 @@ def load_model(path: str, checkpoint: str):
         config = trainer.load_config(path, None, None, 'none')
         if 'test_dataloader' not in config:
             raise ConfigError(f'the config {path} has no test_dataloader: its pipeline is needed')
-        init_default_scope(config.get('default_scope', 'mmengine'))
-        try:
-            preprocessor = config.get('data_preprocessor')  # beside the model in mmpretrain
-            model = MODELS.build({'data_preprocessor': preprocessor, **config.model})
-        except (AssertionError, ImportError, KeyError, TypeError, ValueError) as e:
-            raise ConfigError(f'cannot build the model of {path}: {e}') from e
+        model = trainer.build_model(config)
         fill_model(model, read_checkpoint(checkpoint, MMENGINE_TYPES), checkpoint)
     return config, model.to('cuda' if torch.cuda.is_available() else 'cpu').eval()
 

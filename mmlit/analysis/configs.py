@@ -1,10 +1,8 @@
 """Multiply-adds of the model that a config describes, without its weights and data."""
 import torch
-from mmengine.registry import MODELS, init_default_scope
 from torch import Tensor, nn
 
 from mmlit.command_line import trainer_for
-from mmlit.errors import ConfigError
 
 from .flops import flops_by_module
 
@@ -42,12 +40,7 @@ def build_model(path: str) -> nn.Module:
     if generation == 'openmixup':
         return trainer.build_model(trainer.load_config(path)).eval()
     config = trainer.load_config(path, None, None, 'none')
-    init_default_scope(config.get('default_scope', 'mmengine'))
-    try:
-        preprocessor = config.get('data_preprocessor')  # beside the model in mmpretrain
-        return MODELS.build({'data_preprocessor': preprocessor, **config.model}).eval()
-    except (AssertionError, ImportError, KeyError, TypeError, ValueError) as e:
-        raise ConfigError(f'cannot build the model of {path}: {e}') from e
+    return trainer.build_model(config).eval()
 
 
 class EveryLayer(nn.Module):

@@ -38,11 +38,6 @@ class OfficialStyle(nn.Module):
         if any('gamma' in name for name, _ in model.named_parameters()):
             raise ArgumentError('the official model has no layer scale: use init_values=0')
 
-    @property
-    def deform_conv_name(self) -> str:
-        """The deformable convolution that runs on the CPU or in float32."""
-        return "mmcv's compiled" if mmcv_deform_conv2d else "mmlit's"
-
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, ...]:
         """Images (B, C, H, W) to logits (B, num_classes), or to the maps of a backbone."""
         m = self.backbone

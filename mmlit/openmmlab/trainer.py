@@ -5,6 +5,8 @@ from pathlib import Path
 import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.logging import print_log
+from mmengine.registry import MODELS, init_default_scope
+from torch import nn
 
 from mmlit.checkpoints import latest_checkpoint
 from mmlit.distributed import process_group
@@ -118,6 +120,20 @@ def load_config(path: str, options: dict | None, work_dir: str | None, launcher:
     if scope != 'mmengine':
         importlib.import_module(f'{scope}.models')
     return cfg
+
+
+def build_model(cfg: Config) -> nn.Module:
+    """The model of a loaded config, as initialised.
+
+    Raises:
+        ConfigError: If it does not build.
+    """
+    init_default_scope(cfg.get('default_scope', 'mmengine'))
+    try:
+        preprocessor = cfg.get('data_preprocessor')  # beside the model in mmpretrain
+        return MODELS.build({'data_preprocessor': preprocessor, **cfg.model})
+    except (AssertionError, ImportError, KeyError, TypeError, ValueError) as e:
+        raise ConfigError(f'cannot build the model of {cfg.filename}: {e}') from e
 
 
 def _augment_tests(cfg: Config) -> None:
