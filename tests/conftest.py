@@ -1,8 +1,13 @@
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+
+# Without a GPU, Triton's kernels run in its interpreter; Triton and mmlit ask when imported.
+if not torch.cuda.is_available():
+    os.environ['TRITON_INTERPRET'] = '1'
 
 # Models here are so small that a second thread costs more than it brings.
 torch.set_num_threads(1)

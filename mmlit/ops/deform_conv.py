@@ -3,6 +3,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .forms import by_triton
 from .linears import linear
 
 
@@ -33,16 +34,26 @@ def deform_conv2d(x: Tensor,
     Returns:
         Output map, shape (B, H_out, W_out, C_out).
     """
+    kernel = (weight.shape[-2:], stride, padding, dilation)
+    # The sums of the kernel's backward pass have no fixed order.
+    if by_triton(x) and not torch.are_deterministic_algorithms_enabled():
+        sampled = torch.ops.mmlit.bilinear_gather(x, offset, weight.shape[-1], *kernel[1:])
+    else:
+        sampled = _sample(x, offset, *kernel)
+    return linear(sampled, weight.permute(0, 2, 3, 1).flatten(1), bias)
+
+
+def _sample(x: Tensor, offset: Tensor, kernel_size: tuple[int, int], stride: int, padding: int,
+            dilation: int) -> Tensor:
+    """What the kernel's taps read, (B, H_out, W_out, kh * kw * C)."""
     B, H, W, C = x.shape
-    kh, kw = weight.shape[-2:]
-    y, x_pos = _positions(offset, (kh, kw), stride, padding, dilation)
+    y, x_pos = _positions(offset, kernel_size, stride, padding, dilation)
     index, coeff = _bilinear(y, x_pos, H, W)
     index = index + torch.arange(B, device=x.device).view(B, 1, 1, 1, 1) * (H * W)
     sampled = F.embedding_bag(
         index.view(-1, 4), x.reshape(B * H * W, C),
         per_sample_weights=coeff.view(-1, 4).to(x.dtype), mode='sum')
-    sampled = sampled.view(*offset.shape[:3], kh * kw * C)
-    return linear(sampled, weight.permute(0, 2, 3, 1).flatten(1), bias)
+    return sampled.view(*offset.shape[:3], -1)
 
 
 def _positions(offset: Tensor, kernel_size: tuple[int, int], stride: int, padding: int,

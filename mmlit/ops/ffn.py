@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .forms import on_cpu
+from .forms import by_triton, on_cpu
 from .linears import linear
 
 # Hidden map of one tile: with its neighbours in the pipeline it fits the last-level cache, and is
@@ -31,6 +31,9 @@ def conv_ffn(x: Tensor, w1: Tensor, b1: Tensor, dw: Tensor, db: Tensor, w2: Tens
         Map, shape (B, H, W, C_out).
     """
     weights = (w1, b1, dw, db, w2, b2)
+    if by_triton(x):
+        hidden = torch.ops.mmlit.dwconv_gelu(F.linear(x, w1, b1), dw, db)
+        return F.linear(hidden, w2, b2)
     if not tiled_fits(x, w1):
         return conv_ffn_reference(x, *weights)
     if torch.is_autocast_enabled('cpu'):

@@ -6,9 +6,12 @@ import sys
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.utils.flop_counter import FlopCounterMode
 
-from mmlit import ops
+from mmlit import LITv2, ops
 from mmlit.errors import ArgumentError
+
+from ..conftest import GOLDEN_ARCH
 
 
 def test_switch():
@@ -27,12 +30,40 @@ def test_switch():
     assert ops.fast()
 
 
+def test_triton_must_be_there(monkeypatch):
+    monkeypatch.setitem(sys.modules, 'triton', None)
+    monkeypatch.delitem(sys.modules, 'mmlit.ops.gpu', raising=False)
+    with pytest.raises(ArgumentError, match="form='triton' needs triton"):
+        ops.use('triton')
+    assert ops.fast()
+
+
 @pytest.mark.parametrize('value, printed', [('reference', 'False'), ('fast', 'True'),
                                             ('slow', "MMLIT_OPS='slow'")])
 def test_environment_variable(value, printed):
     run = subprocess.run([sys.executable, '-c', 'from mmlit import ops; print(ops.fast())'],
                          env={**os.environ, 'MMLIT_OPS': value}, capture_output=True, text=True)
     assert printed in run.stdout + run.stderr
+
+
+@torch.no_grad()
+@pytest.mark.parametrize('look', ['flop counter', 'trace', 'export'])
+def test_those_who_look_see_plain_ops(look):
+    model, x = LITv2(GOLDEN_ARCH).eval(), torch.randn(1, 3, 64, 64)
+    if look == 'flop counter':
+        counts = []
+        for form in ('fast', 'reference'):
+            with FlopCounterMode(display=False) as counter, ops.use(form):
+                model(x)
+            counts.append(counter.get_total_flops())
+        assert counts[0] == counts[1] > 1e6
+        return
+    if look == 'trace':
+        text = str(torch.jit.trace(model, x).inlined_graph)
+    else:
+        text = str(torch.export.export(model, (x, )).graph)
+    assert 'aten' in text and 'mmlit.conv_ffn' not in text and 'mmlit::' not in text
+    assert 'mkldnn' not in text
 
 
 @pytest.fixture
