@@ -82,7 +82,7 @@ optim_wrapper = dict(
         norm_decay_mult=0., bias_decay_mult=0.,
         custom_keys={'conv_offset': dict(lr_mult=0.01, decay_mult=0.)}),
     clip_grad=dict(max_norm=5.0))
-iterations = 3200
+iterations = 2400
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.01, by_epoch=False, end=75),
     dict(type='CosineAnnealingLR', by_epoch=False, T_max=iterations, eta_min=1e-5),
