@@ -6,8 +6,6 @@ from torch import Tensor, nn
 from mmlit import ops
 from mmlit.errors import ArgumentError
 
-from .layers import Linear
-
 
 class HiLoAttention(nn.Module):
     """HiLo attention (paper section 3.2).
@@ -55,12 +53,12 @@ class HiLoAttention(nn.Module):
 
         l_dim, h_dim = self.l_heads * self.head_dims, self.h_heads * self.head_dims
         if l_dim:
-            self.l_q = Linear(embed_dims, l_dim, bias=qkv_bias)
-            self.l_kv = Linear(embed_dims, 2 * l_dim, bias=qkv_bias)
-            self.l_proj = Linear(l_dim, l_dim)
+            self.l_q = nn.Linear(embed_dims, l_dim, bias=qkv_bias)
+            self.l_kv = nn.Linear(embed_dims, 2 * l_dim, bias=qkv_bias)
+            self.l_proj = nn.Linear(l_dim, l_dim)
         if h_dim:
-            self.h_qkv = Linear(embed_dims, 3 * h_dim, bias=qkv_bias)
-            self.h_proj = Linear(h_dim, h_dim)
+            self.h_qkv = nn.Linear(embed_dims, 3 * h_dim, bias=qkv_bias)
+            self.h_proj = nn.Linear(h_dim, h_dim)
         # One linear for the inputs of both, when fused; then the sizes of its parts.
         self.inputs, self.input_dims = None, []
 
@@ -87,17 +85,17 @@ class HiLoAttention(nn.Module):
         H, W = x.shape[1:3]
         qkv = q = kv = None
         if self.inputs is not None:
-            parts = list(self.inputs(padded).split(self.input_dims, dim=-1))
+            parts = list(ops.call_linear(self.inputs, padded).split(self.input_dims, dim=-1))
             qkv = parts.pop(0) if self.h_heads else None
             q = parts.pop(0)[:, :H, :W]
             kv = parts.pop() if parts else None
         else:
             if self.h_heads:
-                qkv = self.h_qkv(padded)
+                qkv = ops.call_linear(self.h_qkv, padded)
             if self.l_heads:
-                q = self.l_q(x)
+                q = ops.call_linear(self.l_q, x)
         if self.l_heads and kv is None:
-            kv = self.l_kv(self._pool(padded))
+            kv = ops.call_linear(self.l_kv, self._pool(padded))
         return qkv, q, kv
 
     def _pool(self, x: Tensor) -> Tensor:
@@ -119,4 +117,4 @@ class HiLoAttention(nn.Module):
         return self.attn_drop_rate if self.training else 0.
 
     def _project(self, proj: nn.Linear, x: Tensor) -> Tensor:
-        return F.dropout(proj(x), self.proj_drop_rate, self.training)
+        return F.dropout(ops.call_linear(proj, x), self.proj_drop_rate, self.training)

@@ -4,7 +4,7 @@ from torch import Tensor, nn
 
 from mmlit import ops
 
-from .layers import Linear, build_act
+from .layers import build_act
 
 
 class ConvFFN(nn.Module):
@@ -19,10 +19,10 @@ class ConvFFN(nn.Module):
 
     def __init__(self, embed_dims: int, hidden_dims: int, act_cfg: dict, drop_rate: float = 0.):
         super().__init__()
-        self.fc1 = Linear(embed_dims, hidden_dims)
+        self.fc1 = nn.Linear(embed_dims, hidden_dims)
         self.dwconv = nn.Conv2d(hidden_dims, hidden_dims, 3, padding=1, groups=hidden_dims)
         self.act = build_act(act_cfg)
-        self.fc2 = Linear(hidden_dims, embed_dims)
+        self.fc2 = nn.Linear(hidden_dims, embed_dims)
         self.drop_rate = drop_rate
 
     def forward(self, x: Tensor) -> Tensor:
@@ -30,13 +30,13 @@ class ConvFFN(nn.Module):
         if ops.fast() and self._is_one_op():
             return ops.conv_ffn(x, *self.fc1.parameters(), *self.dwconv.parameters(),
                                 *self.fc2.parameters())
-        x = self.fc1(x)
+        x = ops.call_linear(self.fc1, x)
         # The permuted view is a channels-last tensor, so the convolution transposes nothing.
         x = self.dwconv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
         x = F.dropout(self.act(x), self.drop_rate, self.training)
-        return F.dropout(self.fc2(x), self.drop_rate, self.training)
+        return F.dropout(ops.call_linear(self.fc2, x), self.drop_rate, self.training)
 
     def _is_one_op(self) -> bool:
         return (not (self.training and self.drop_rate) and ops.is_plain(self.act, nn.GELU)
-                and self.act.approximate == 'none' and ops.is_plain(self.fc1, Linear)
-                and ops.is_plain(self.dwconv, nn.Conv2d) and ops.is_plain(self.fc2, Linear))
+                and self.act.approximate == 'none' and ops.is_plain(self.fc1, nn.Linear)
+                and ops.is_plain(self.dwconv, nn.Conv2d) and ops.is_plain(self.fc2, nn.Linear))

@@ -8,7 +8,6 @@ from torch import Tensor, nn
 from mmlit.errors import ArgumentError
 
 from .attention import HiLoAttention
-from .layers import Linear
 from .merging import DeformableTokenMerging
 
 
@@ -60,7 +59,7 @@ def fuse_projections(attn: HiLoAttention) -> None:
     if len(layers) == 1:
         return
     first = layers[0]
-    attn.inputs = Linear(first.in_features, sum(m.out_features for m in layers),
+    attn.inputs = nn.Linear(first.in_features, sum(m.out_features for m in layers),
                          bias=first.bias is not None, device=first.weight.device,
                          dtype=first.weight.dtype)
     attn.inputs.weight = _frozen(torch.cat([m.weight for m in layers]), first.weight)

@@ -2,7 +2,6 @@
 import torch
 from torch import Tensor, nn
 
-from mmlit import ops
 from mmlit.errors import ArgumentError
 
 NORM_LAYERS = {
@@ -50,13 +49,6 @@ def _split(cfg: dict, allowed: tuple[str, ...], name: str) -> tuple[str, dict]:
         raise ArgumentError(f'{name}={cfg!r}: expected a dict whose type is one of {list(allowed)}')
     kwargs = dict(cfg)
     return kwargs.pop('type'), kwargs
-
-
-class Linear(nn.Linear):
-    """``nn.Linear`` by the form that :func:`mmlit.ops.linear` picks."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return ops.linear(x, self.weight, self.bias)
 
 
 class DropPath(nn.Module):

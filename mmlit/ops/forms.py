@@ -93,4 +93,4 @@ def is_plain(module: nn.Module, kind: type) -> bool:
     """
     return type(module) is kind and not (
         module._forward_hooks or module._forward_pre_hooks or module._backward_hooks
-        or module._backward_pre_hooks)
+        or module._backward_pre_hooks or nn.modules.module._has_any_global_hook())

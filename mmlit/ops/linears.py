@@ -1,9 +1,9 @@
 """Linear layers by oneDNN, which on CPUs outruns the matrix product that torch takes in float32."""
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-from .forms import on_cpu
+from .forms import is_plain, on_cpu
 
 # What torch.compile emits for linear layers on CPUs; it has no backward.
 ONEDNN = getattr(torch.ops.mkldnn, '_linear_pointwise', None) if torch.backends.mkldnn.is_available(
@@ -27,6 +27,11 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     if _onednn_fits(x, weight):
         return ONEDNN(x.contiguous(), weight, bias, 'none', [], '')
     return F.linear(x, weight, bias)
+
+
+def call_linear(layer: nn.Module, x: Tensor) -> Tensor:
+    """``layer(x)``, through :func:`linear` if that is all that calling it means."""
+    return linear(x, layer.weight, layer.bias) if is_plain(layer, nn.Linear) else layer(x)
 
 
 def _onednn_fits(x: Tensor, weight: Tensor) -> bool:

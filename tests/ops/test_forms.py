@@ -123,3 +123,37 @@ def test_windows(window, dtype, tolerance):
         results.append((out, *torch.autograd.grad((out * weight).sum(), qkv)))
     for a, b in zip(*results, strict=True):
         assert (a - b).norm() <= tolerance * b.norm()
+
+
+@torch.no_grad()
+def test_watched_and_wrapped_linears_are_called(onednn):
+    x, layer = torch.randn(2, 3), torch.nn.Linear(3, 4)
+    expected = layer(x)
+    torch.testing.assert_close(ops.call_linear(layer, x), expected)
+    assert len(onednn) == 1
+    seen = []
+    handle = layer.register_forward_hook(lambda *args: seen.append(args))
+    assert torch.equal(ops.call_linear(layer, x), expected)
+    handle.remove()
+    handle = torch.nn.modules.module.register_module_forward_hook(lambda *args: seen.append(args))
+    assert torch.equal(ops.call_linear(layer, x), expected)
+    handle.remove()
+    assert len(seen) == 2
+    doubled = torch.nn.Sequential(layer, torch.nn.Linear(4, 4))
+    assert torch.equal(ops.call_linear(doubled, x), doubled(x))
+    assert len(onednn) == 1
+
+
+@torch.no_grad()
+def test_dynamic_quantization_finds_the_linears():
+    """Tools go by the exact type of a layer."""
+    model = LITv2(GOLDEN_ARCH).eval()
+    x = torch.randn(1, 3, 64, 64)
+    (expected, ) = model(x)
+    if torch.backends.quantized.engine == 'none':
+        pytest.skip('torch was built without quantized engines')
+    quantized = torch.ao.quantization.quantize_dynamic(model, {torch.nn.Linear})
+    kinds = {type(m).__module__ for m in quantized.stages.modules()}
+    assert 'torch.ao.nn.quantized.dynamic.modules.linear' in kinds
+    (out, ) = quantized(x)
+    assert 0 < (out - expected).norm() < 0.1 * expected.norm()
