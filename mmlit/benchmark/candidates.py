@@ -19,7 +19,7 @@ PEERS = {
     'litv2_base': ['swin_base_patch4_window7_224', 'convnext_base', 'pvt_v2_b5',
                    'twins_svt_large', 'resnet152'],
 }
-FORMS = ('official', 'reference', 'fused', 'compiled')
+FORMS = ('official', 'reference', 'triton', 'fused', 'compiled')
 
 
 @dataclass
@@ -66,7 +66,7 @@ def build(name: str, setting: Setting) -> nn.Module:
     torch.manual_seed(0)
     if arch in PEERS:
         model = _litv2(arch, setting)
-    elif {'official', 'reference', 'fused'} & set(forms):
+    elif {'official', 'reference', 'triton', 'fused'} & set(forms):
         raise ArgumentError(f'{name!r}: only LITv2 has this form; others can be compiled')
     else:
         model = _timm(arch, setting)
@@ -87,7 +87,9 @@ def prepare(name: str, model: nn.Module, setting: Setting) -> Callable:
     dtype = torch.float32 if setting.autocast else setting.torch_dtype
     x = torch.randn(setting.batch, 3, *setting.shape, device=setting.device, dtype=dtype)
     run = _training_step(model, call, x, setting) if setting.train else _inference(call, x, setting)
-    return ops.use('reference')(run) if 'reference' in forms else run
+    for form in {'reference', 'triton'} & set(forms):
+        run = ops.use(form)(run)
+    return run
 
 
 def _litv2(arch: str, setting: Setting) -> nn.Module:

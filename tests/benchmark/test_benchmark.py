@@ -1,9 +1,11 @@
 import importlib.util
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -98,3 +100,33 @@ def test_command_line(tmp_path):
     assert results['litv2_small:official']['speedup'] == 1
     assert all(r['memory'] > 4 * r['params'] for r in results.values())
     assert 'deformable convolution of official-style models' in run.stdout
+
+
+@pytest.mark.slow
+def test_resolution(tmp_path):
+    out, picture = tmp_path / 'out.json', tmp_path / 'out.png'
+    run = subprocess.run(
+        [sys.executable, '-W', 'ignore', 'tools/benchmark_resolution.py', 'litv2_small', '--sides',
+         '64', '128', '--json', out, '--plot', picture, '--rounds', '1', '--seconds', '0'],
+        cwd=ROOT, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    content = json.loads(out.read_text())
+    times = [content['results'][side]['litv2_small']['median'] for side in ('64', '128')]
+    assert content['exponents']['litv2_small']['time'] == pytest.approx(
+        math.log(times[1] / times[0]) / math.log(4))
+    assert picture.stat().st_size > 1000
+    assert run.stdout.splitlines()[-1].startswith('| litv2_small | all')
+
+
+def test_fits_a_power_law():
+    sys.path.insert(0, str(ROOT / 'tools'))
+    try:
+        from benchmark_resolution import attention_share, fit, local_exponents
+    finally:
+        sys.path.pop(0)
+    pixels = np.array([1., 4., 16.])
+    assert fit(pixels, 3 * pixels**1.5) == pytest.approx(1.5)
+    assert local_exponents(pixels, np.array([1., 4., 64.])) == ['-', '1.00', '2.00']
+    assert attention_share('resnet50', 64) == '-'
+    # docs/performance.md: 44.9 of 3722.9 million at 224 x 224.
+    assert attention_share('litv2_small', 224) == '1.2%'
