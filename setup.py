@@ -13,7 +13,7 @@ setup(
     license='Apache-2.0',
     python_requires='>=3.10',
     packages=find_packages(include=['mmlit', 'mmlit.*']),
-    install_requires=['torch>=2.1', 'mmengine>=0.10.7'],
+    install_requires=['torch>=2.1', 'mmengine>=0.10.7', 'safetensors', 'tqdm'],
     # The two toolkits need different generations of the package `mmcv`, so these two extras
     # exclude each other; requirements/ pins what the tests run with.
     extras_require={

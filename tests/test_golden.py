@@ -1,4 +1,5 @@
 """mmlit against recorded outputs of the official release and of openmixup, in float64."""
+import importlib.util
 import re
 
 import pytest
@@ -13,7 +14,9 @@ from mmlit.ops import ffn as ffn_module
 from .conftest import DATA, GOLDEN_ARCH
 
 
-@pytest.fixture(autouse=True, params=['reference', 'fast', 'fast, small tiles'])
+@pytest.fixture(autouse=True, params=[
+    'reference', 'fast', 'fast, small tiles', pytest.param('triton', marks=pytest.mark.skipif(
+        importlib.util.find_spec('triton') is None, reason='Triton is not installed'))])
 def form(request, monkeypatch):
     """Every test runs through the plain form of each op, and through the faster ones."""
     if request.param == 'fast, small tiles':
@@ -129,7 +132,7 @@ def test_openmixup_classifier(golden):
 @pytest.mark.parametrize('compiled', [False, True])
 @pytest.mark.parametrize('dtype, tolerance', [(torch.float32, 1e-5), (torch.bfloat16, 0.05)])
 def test_other_dtypes(golden, classifier, dtype, tolerance, compiled, form):
-    """float32 has fast forms that float64 has not."""
+    """float32 and bfloat16 have fast forms that float64 has not."""
     data = golden('official_cls')
     model = classifier.to(dtype)
     if compiled:

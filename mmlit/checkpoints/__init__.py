@@ -1,7 +1,7 @@
 from .layouts import convert
-from .loading import fill_model, load_backbone, load_checkpoint
+from .loading import fill_model, load_checkpoint
 from .reading import read_checkpoint
 from .writing import latest_checkpoint, replace_when_whole
 
-__all__ = ['convert', 'fill_model', 'latest_checkpoint', 'load_backbone', 'load_checkpoint',
-           'read_checkpoint', 'replace_when_whole']
+__all__ = ['convert', 'fill_model', 'latest_checkpoint', 'load_checkpoint', 'read_checkpoint',
+            'replace_when_whole']

@@ -23,17 +23,30 @@ def convert(state: Mapping[str, Tensor]) -> tuple[str, State, State]:
     Raises:
         CheckpointError: If it is none of these layouts.
     """
-    state = {k.removeprefix('module.'): v for k, v in state.items()}
-    if any(k.startswith('backbone.') for k in state):
-        backbone = {k.removeprefix('backbone.'): v for k, v in state.items()
-                    if k.startswith('backbone.')}
-        rest = {k: v for k, v in state.items() if not k.startswith('backbone.')}
-    else:
-        backbone = {k: v for k, v in state.items() if not k.startswith('head.')}
-        rest = {k: v for k, v in state.items() if k.startswith('head.')}
+    # mmcv's EMAHook keeps a second copy of each weight, with underscores in place of dots.
+    state = {k: v for k, v in state.items() if not k.startswith('ema_')}
+    prefix = _prefix(state)
+    own = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+    # Around the backbone stands the whole model, perhaps in wrappers of its own (``module.``).
+    outer = re.sub(r'(backbone|encoder)\.$', '', prefix)
+    rest = {k.removeprefix(outer): v for k, v in state.items() if not k.startswith(prefix)}
+    # In files of the official classifier, and of backbones alone, heads stand beside the stages.
+    head = {k for k in own if k.startswith('head.')}
+    backbone = {k: v for k, v in own.items() if k not in head}
+    rest.update({k: own[k] for k in head})
     layout = _recognise(backbone)
     mapping = {'official': from_official, 'openmixup': from_openmixup, 'mmlit': dict}[layout]
     return layout, mapping(backbone), rest
+
+
+def _prefix(state: Mapping[str, Tensor]) -> str:
+    """What stands before the names of the backbone."""
+    found = {m[1] for k in state if (m := re.match(r'(.*?)patch_embed1?\.proj', k))}
+    if not found:
+        raise _unknown(state)
+    if len(found) > 1:
+        raise CheckpointError(f'it holds several backbones, under {sorted(found)}: keep one')
+    return found.pop()
 
 
 def from_official(state: Mapping[str, Tensor]) -> State:
@@ -80,8 +93,12 @@ def _recognise(state: State) -> str:
             if any('.downsample.dconv.' in k or k.startswith('patch_embed2.') for k in state):
                 return layout
             break
-    raise CheckpointError('the weights are in none of the layouts of LITv2 (official, openmixup, '
-                          f'mmlit); their names begin with {sorted(state)[:3]}')
+    raise _unknown(state)
+
+
+def _unknown(state: Mapping[str, Tensor]) -> CheckpointError:
+    return CheckpointError('the weights are in none of the layouts of LITv2 (official, openmixup, '
+                           f'mmlit); their names begin with {sorted(state)[:3]}')
 
 
 def _rename(state: Mapping[str, Tensor], rules: list) -> State:
@@ -89,5 +106,7 @@ def _rename(state: Mapping[str, Tensor], rules: list) -> State:
     for name, value in state.items():
         for pattern, replacement in rules:
             name = re.sub(pattern, replacement, name)
+        if name in out:
+            raise CheckpointError(f'it holds {name} twice, under different names')
         out[name] = value
     return out

@@ -1,59 +1,49 @@
 """From a file or URL to the weights in it, without running any code that it may hold."""
 import pickle
 import re
+import zipfile
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor
 
 from mmlit.errors import CheckpointError
 
+from .downloading import download
+
 # What the known codebases call the weights at the top of a checkpoint.
-STATE_DICT_KEYS = ('state_dict', 'model')
+STATE_DICT_KEYS = ('state_dict', 'model', 'state_dict_ema', 'model_ema')
 
 
 def read_checkpoint(source: str | Path, allowed: Sequence[type] = ()) -> dict:
     """Read a checkpoint onto the CPU, with ``weights_only``.
 
     Args:
-        source: Path of a file, or an http(s) URL, which is kept in torch hub's cache.
+        source: Path of a file (``.safetensors``, or what ``torch.save`` wrote), or an http(s) URL,
+            which is kept in torch hub's cache.
         allowed: Harmless types that the checkpoints of a toolkit hold beside weights.
 
     Returns:
         The whole checkpoint.
 
     Raises:
-        CheckpointError: If the file is missing, truncated, not a checkpoint, or holds pickled
-            objects other than tensors and plain containers.
+        CheckpointError: If the file is missing, truncated, damaged, not a checkpoint, or holds
+            pickled objects other than tensors and plain containers, or a download fails.
     """
     source = str(source)
-    if source.startswith(('http://', 'https://')):
-        try:
-            return torch.hub.load_state_dict_from_url(source, map_location='cpu', weights_only=True)
-        except OSError as e:
-            raise CheckpointError(f'could not download the checkpoint {source}: {e}') from e
-    path = Path(source)
+    path = download(source) if source.startswith(('http://', 'https://')) else Path(source)
     if not path.is_file():
         raise CheckpointError(f'checkpoint {path.absolute()} does not exist or is not a file')
-    try:
-        with torch.serialization.safe_globals(allowed) if allowed else nullcontext():
-            return _as_dict(torch.load(path, map_location='cpu', weights_only=True), path)
-    except pickle.UnpicklingError as e:
-        # torch's message names the object that it refused to make; without such a name the file
-        # is no pickle at all.
-        refused = re.search(r'(?:GLOBAL|class|function) ([\w.]+)', str(e))
-        if refused and 'nsupported' in str(e):
-            raise CheckpointError(
-                f'checkpoint {path} is refused: beside weights it holds the pickled object '
-                f'{refused[1]}, and loading such objects can run code. Re-save it with its '
-                'state_dict alone.') from None
-        raise CheckpointError(f'{path} is not a PyTorch checkpoint') from None
-    except (RuntimeError, EOFError, ValueError, KeyError) as e:
-        raise CheckpointError(f'checkpoint {path} ({path.stat().st_size} bytes) is truncated or '
-                              f'damaged: {str(e).splitlines()[0] if str(e) else "empty file"}. '
-                              'Copy or download it again.') from None
+    read = _read_safetensors if path.suffix == '.safetensors' else _read_pickled
+    loaded = read(path, allowed)
+    if not isinstance(loaded, dict):
+        raise CheckpointError(f'checkpoint {path} holds a {type(loaded).__name__}, not a dict of '
+                              'weights')
+    return loaded
 
 
 def state_dict_of(checkpoint: dict) -> dict[str, Tensor]:
@@ -73,8 +63,58 @@ def state_dict_of(checkpoint: dict) -> dict[str, Tensor]:
     return state
 
 
-def _as_dict(loaded: object, path: Path) -> dict:
-    if not isinstance(loaded, dict):
-        raise CheckpointError(f'checkpoint {path} holds a {type(loaded).__name__}, not a dict of '
-                              'weights')
-    return loaded
+def _read_safetensors(path: Path, allowed: Sequence[type]) -> dict:
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError, ValueError) as e:
+        raise _damaged(path, e) from None
+
+
+def _read_pickled(path: Path, allowed: Sequence[type]) -> object:
+    with open(path, 'rb') as file:
+        head = file.read(64).lstrip()
+    if head.startswith(b'<'):
+        raise CheckpointError(f'{path} is not a PyTorch checkpoint but a web page, perhaps of an '
+                              f'error; it begins with {head[:20].decode(errors="replace")!r}. '
+                              'Download the file itself.')
+    try:
+        _check_sums(path)
+        with torch.serialization.safe_globals(allowed) if allowed else nullcontext():
+            return torch.load(path, map_location='cpu', weights_only=True)
+    except pickle.UnpicklingError as e:
+        refused = _refused_types(path, e)
+        if not refused:  # torch refuses what is no pickle at all in the same way
+            raise CheckpointError(f'{path} is not a PyTorch checkpoint') from None
+        raise CheckpointError(
+            f'checkpoint {path} is refused: beside weights it holds pickled objects, '
+            f'{", ".join(refused)}, and loading such objects can run code. Re-save it with its '
+            'state_dict alone.') from None
+    except Exception as e:  # a damaged pickle can make its reader fail in any way
+        raise _damaged(path, e) from None
+
+
+def _check_sums(path: Path) -> None:
+    """Compare the checksums of a zip archive, which torch writes but does not compare."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            bad = archive.testzip()
+        if bad is not None:
+            raise ValueError(f'the checksum of {bad} in it is wrong')
+
+
+def _refused_types(path: Path, error: pickle.UnpicklingError) -> list[str]:
+    """Names of the types that ``weights_only`` refuses: all, or at least the first one met."""
+    # torch's message names the object that it refused to make.
+    found = re.search(r'(?:GLOBAL|class|function) ([\w.]+)', str(error))
+    if not found or 'nsupported' not in str(error):
+        return []
+    try:
+        return sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path))
+    except Exception:  # torch < 2.6, or not the format of torch >= 1.6
+        return [found[1]]
+
+
+def _damaged(path: Path, error: Exception) -> CheckpointError:
+    reason = str(error).splitlines()[0] if str(error) else 'empty file'
+    return CheckpointError(f'checkpoint {path} ({path.stat().st_size} bytes) is truncated or '
+                           f'damaged: {reason}. Copy or download it again.')

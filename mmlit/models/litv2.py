@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
-from mmlit.checkpoints import load_backbone
+from mmlit.checkpoints import load_checkpoint
 from mmlit.errors import ArgumentError
 
 from .attention import HiLoAttention
@@ -249,7 +249,7 @@ class LITv2(BaseModule):
         """
         pretrained = pretrained or self._pretrained_checkpoint()
         if pretrained is not None:
-            load_backbone(self, pretrained)
+            load_checkpoint(self, pretrained)
         else:
             self._reset_parameters()
             if self.init_cfg:

@@ -77,7 +77,7 @@ def load_training(model: nn.Module, path: str | Path) -> dict:
     Raises:
         CheckpointError: If it cannot be read, does not fit, or holds no state of a training.
     """
-    checkpoint = load_checkpoint(model, path)
+    checkpoint = load_checkpoint(model, path, strict=True)
     if 'optimizer' not in checkpoint or 'epoch' not in checkpoint.get('meta', {}):
         raise CheckpointError(f'checkpoint {path} holds weights but no state of a training: use '
                               '--load-from to start a new training from it')

@@ -119,7 +119,7 @@ def test(config: str,
     with without_idle_warnings(), process_group(launcher):
         dataset = build_dataset(cfg.data.get('test', cfg.data.val), 'val')
         model = build_model(cfg)
-        load_checkpoint(model, checkpoint)
+        load_checkpoint(model, checkpoint, strict=True)
         device = _device()
         model = TrainedModel(model.to(device).eval())
         evaluation = cfg.get('evaluation') or {}

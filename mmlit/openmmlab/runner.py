@@ -48,12 +48,14 @@ MMENGINE_TYPES = [
 
 @RUNNERS.register_module()
 class ResumableRunner(Runner):
-    """Writes checkpoints atomically, loads them strictly and with ``weights_only``, and
-    distributes over gloo where there is no CUDA.
+    """Writes checkpoints atomically, loads them with ``weights_only``, strictly to resume and to
+    test, and distributes over gloo where there is no CUDA.
 
     mmengine's own writes into the final file, leaves out in silence what does not fit, cannot read
     its own checkpoints with torch >= 2.6, and asks for a GPU to distribute.
     """
+
+    whole_model = False  # whether a checkpoint must hold every weight
 
     def wrap_model(self, model_wrapper_cfg, model):
         if not self.distributed or torch.cuda.is_available() or is_model_wrapper(model):
@@ -64,13 +66,26 @@ class ResumableRunner(Runner):
             broadcast_buffers=False,
             find_unused_parameters=self.cfg.get('find_unused_parameters', False))
 
+    def resume(self, *args, **kwargs) -> None:
+        self.whole_model = True
+        super().resume(*args, **kwargs)
+
+    def val(self) -> dict:
+        self.whole_model = True
+        return super().val()
+
+    def test(self) -> dict:
+        self.whole_model = True
+        return super().test()
+
     def load_checkpoint(self, filename, map_location='cpu', strict=True, revise_keys=None) -> dict:
         checkpoint = read_checkpoint(filename, allowed=MMENGINE_TYPES)
         # Resuming would run this text as Python, to find a number of GPUs.
         checkpoint.get('meta', {}).pop('config', None)
         self.call_hook('after_load_checkpoint', checkpoint=checkpoint)
         model = self.model.module if is_model_wrapper(self.model) else self.model
-        fill_model(model.module if isinstance(model, BaseTTAModel) else model, checkpoint, filename)
+        fill_model(model.module if isinstance(model, BaseTTAModel) else model, checkpoint, filename,
+                   strict=self.whole_model)
         self._has_loaded = True
         return checkpoint
 

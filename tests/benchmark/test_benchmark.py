@@ -12,6 +12,7 @@ import torch
 from mmlit import ops
 from mmlit.benchmark.candidates import Setting, build, prepare
 from mmlit.benchmark.measuring import interleave, peak_memory, summarise
+from mmlit.benchmark.profiling import shares
 from mmlit.errors import ArgumentError
 
 ROOT = Path(__file__).parents[2]
@@ -130,3 +131,13 @@ def test_fits_a_power_law():
     assert attention_share('resnet50', 64) == '-'
     # docs/performance.md: 44.9 of 3722.9 million at 224 x 224.
     assert attention_share('litv2_small', 224) == '1.2%'
+
+
+def test_shares_of_time():
+    setting = Setting(**SMALL)
+    found = shares(prepare('litv2_small', build('litv2_small', setting), setting), calls=1)
+    assert sum(found.values()) == pytest.approx(1)
+    assert list(found.values()) == sorted(found.values(), reverse=True)
+    assert {'linears', 'depthwise convolutions', 'patch embedding', 'GELU', 'norms',
+            'token merging: offsets', 'token merging: bilinear reading',
+            'Hi-Fi: products and softmax', 'Lo-Fi and stage 4: attention'} <= set(found)

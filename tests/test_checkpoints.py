@@ -1,0 +1,276 @@
+"""Checkpoints of any layout, and of none, from files and from the web."""
+import hashlib
+import http.server
+import logging
+import random
+import re
+import threading
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from mmlit import LITv2, LITv2Classifier, load_checkpoint
+from mmlit.checkpoints import loading as loading_module
+from mmlit.checkpoints import read_checkpoint
+from mmlit.errors import CheckpointError
+
+from .conftest import DATA, GOLDEN_ARCH
+
+OFFICIAL = DATA / 'official_cls.pth'
+
+
+def classifier(**kwargs) -> LITv2Classifier:
+    return LITv2Classifier(GOLDEN_ARCH, **{'num_classes': 10, **kwargs})
+
+
+@pytest.fixture
+def official():
+    """Weights of the official classifier, in its names."""
+    return torch.load(OFFICIAL, weights_only=True)['model']
+
+
+@pytest.fixture
+def said(monkeypatch):
+    """What loading reported: (message, level)."""
+    lines = []
+    monkeypatch.setattr(loading_module, 'print_log',
+                        lambda message, logger, level: lines.append((message, level)))
+    return lines
+
+
+@pytest.fixture
+def save(tmp_path):
+    def save(content, name='checkpoint.pth'):
+        torch.save(content, tmp_path / name)
+        return tmp_path / name
+
+    return save
+
+
+def assert_filled(model, golden, strict=True):
+    data = golden('official_cls')
+    with torch.no_grad():
+        logits = model.double().eval()(data['x'].double())
+    torch.testing.assert_close(logits, data['logits'].double(), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize('prefix', ['', 'module.', 'backbone.', 'module.backbone.', 'encoder.',
+                                    'module.encoder.', 'student.backbone.'])
+@pytest.mark.parametrize('top', [None, 'model', 'state_dict', 'state_dict_ema', 'model_ema'])
+def test_wrappers(official, golden, save, prefix, top):
+    outer = re.sub(r'(backbone|encoder)\.$', '', prefix)
+    state = {(outer if k.startswith('head.') else prefix) + k: v for k, v in official.items()}
+    model = classifier()
+    load_checkpoint(model, save({top: state, 'epoch': 3} if top else state), strict=True)
+    assert_filled(model, golden)
+
+
+def test_safetensors(official, golden, tmp_path):
+    path = tmp_path / 'x.safetensors'
+    save_file(official, path)
+    model = classifier()
+    load_checkpoint(model, path, strict=True)
+    assert_filled(model, golden)
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(CheckpointError, match='truncated or damaged'):
+        read_checkpoint(path)
+
+
+def test_averages_beside_the_weights(official, golden, save):
+    """mmcv's EMAHook keeps both."""
+    averages = {f'ema_backbone_{k.replace(".", "_")}': v + 1 for k, v in official.items()}
+    model = classifier()
+    load_checkpoint(model, save({'state_dict': {**official, **averages}}), strict=True)
+    assert_filled(model, golden)
+
+
+def test_one_line_says_what_was_loaded(said):
+    load_checkpoint(classifier(), OFFICIAL)
+    (message, level), = said
+    assert re.fullmatch(rf'{OFFICIAL}: loaded \d+ weights, official layout', message)
+    assert level == logging.INFO
+
+
+def test_another_number_of_classes(said, official):
+    model = classifier(num_classes=7)
+    before = model.head.weight.clone()
+    load_checkpoint(model, OFFICIAL)
+    assert torch.equal(model.head.weight, before)
+    assert torch.equal(model.backbone.patch_embed.proj.weight, official['patch_embed.proj.weight'])
+    (message, level), = said
+    assert 'of another size, so left as they were: head.bias, head.weight' in message
+    assert level == logging.WARNING
+    with pytest.raises(CheckpointError, match='number of classes differs'):
+        load_checkpoint(model, OFFICIAL, strict=True)
+
+
+@pytest.mark.parametrize('channels', [1, 4])
+def test_images_with_other_channels(said, official, channels):
+    model = classifier(in_channels=channels)
+    load_checkpoint(model, OFFICIAL)
+    mean = official['patch_embed.proj.weight'].mean(dim=1)
+    for i in range(channels):
+        assert torch.equal(model.backbone.patch_embed.proj.weight[:, i], mean)
+    assert f'images have {channels} channels, not 3' in said[0][0]
+    with pytest.raises(CheckpointError, match='patch_embed.proj.weight'):
+        load_checkpoint(model, OFFICIAL, strict=True)
+
+
+def test_window_may_change_and_alpha_may_not():
+    load_checkpoint(classifier(window_size=(0, 0, 4, 1)), OFFICIAL, strict=True)
+    model = classifier(alpha=0.5)
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    with pytest.raises(CheckpointError, match='heads are split otherwise between Hi-Fi and Lo-Fi'):
+        load_checkpoint(model, OFFICIAL)
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, before[name])
+
+
+def test_backbone_from_a_classifier(said):
+    backbone = LITv2(GOLDEN_ARCH, out_indices=(0, 1, 2, 3))
+    load_checkpoint(backbone, OFFICIAL)
+    (message, _), = said
+    assert 'not in it, so left as they were: norm0.bias' in message
+    assert 'no place for head.bias, head.weight' in message
+
+
+def test_a_backbone_without_a_block_is_refused(official, save):
+    del official['layers.2.blocks.1.norm2.bias']
+    with pytest.raises(CheckpointError, match=r'lacks backbone.stages.2.blocks.1.norm2.bias'):
+        load_checkpoint(classifier(), save(official))
+
+
+@pytest.mark.parametrize('value', [float('nan'), float('inf')])
+def test_weights_that_are_not_finite(official, save, value):
+    official['layers.0.blocks.0.norm2.bias'][3] = value
+    with pytest.raises(CheckpointError, match='stages.0.blocks.0.norm2.bias hold numbers'):
+        load_checkpoint(classifier(), save(official))
+
+
+def test_duplicate_names(official, save):
+    both = {**official, **{f'module.{k}': v for k, v in official.items()}}
+    with pytest.raises(CheckpointError, match=r"several backbones, under \['', 'module.'\]"):
+        load_checkpoint(classifier(), save(both))
+    official['stages.0.blocks.0.norm2.bias'] = torch.zeros(16)
+    with pytest.raises(CheckpointError, match='stages.0.blocks.0.norm2.bias twice'):
+        load_checkpoint(classifier(), save(official))
+
+
+def test_every_refused_type_is_named(official, save):
+    content = dict(model=official, args=argparse_namespace(), when=[threading.Event])
+    with pytest.raises(CheckpointError, match='argparse.Namespace, threading.Event'):
+        load_checkpoint(classifier(), save(content))
+
+
+def argparse_namespace():
+    import argparse
+    return argparse.Namespace(lr=0.1)
+
+
+def test_web_page(tmp_path):
+    path = tmp_path / 'x.pth'
+    path.write_text('<!DOCTYPE html><html>404</html>')
+    with pytest.raises(CheckpointError, match='not a PyTorch checkpoint but a web page'):
+        read_checkpoint(path)
+
+
+def test_damaged_bytes_never_load(tmp_path, golden):
+    """200 corruptions each raise one error, or leave every weight as it was."""
+    good = OFFICIAL.read_bytes()
+    expected = classifier()
+    load_checkpoint(expected, OFFICIAL, strict=True)
+    expected = expected.state_dict()
+    path = tmp_path / 'x.pth'
+    rng = random.Random(0)
+    refused = 0
+    for i in range(200):
+        data = bytearray(good)
+        if i % 4 == 3:
+            del data[rng.randrange(len(data)):]
+        else:
+            # Headers and pickles are few among the weights: aim at both ends half of the time.
+            end = len(data)
+            where = (0, end) if i % 2 else rng.choice([(0, 2000), (end - 20000, end)])
+            for _ in range(rng.choice([1, 1, 8])):
+                data[rng.randrange(*where)] ^= rng.randrange(1, 256)
+        path.write_bytes(data)
+        model = classifier()
+        try:
+            load_checkpoint(model, path, strict=True)
+        except CheckpointError as e:
+            assert str(path) in str(e)
+            refused += 1
+            continue
+        for name, value in model.state_dict().items():
+            assert torch.equal(value, expected[name]), (i, name)
+    assert refused > 150
+
+
+# Downloads.
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    """Serves the official checkpoint; /short... breaks off half way."""
+
+    def do_GET(self):
+        self.server.requests.append(self.path)
+        if self.path.startswith('/missing'):
+            self.send_error(404)
+            return
+        data = OFFICIAL.read_bytes()
+        self.send_response(200)
+        self.send_header('Content-Length', str(len(data)))
+        self.end_headers()
+        self.wfile.write(data[:len(data) // 2] if self.path.startswith('/short') else data)
+
+    def log_message(self, *args):
+        pass
+
+
+@pytest.fixture
+def server(tmp_path, monkeypatch):
+    monkeypatch.setenv('no_proxy', '*')
+    monkeypatch.setattr(torch.hub, 'get_dir', lambda: str(tmp_path / 'hub'))
+    server = http.server.ThreadingHTTPServer(('127.0.0.1', 0), Handler)
+    server.requests = []
+    server.url = f'http://127.0.0.1:{server.server_port}'
+    server.cache = tmp_path / 'hub/checkpoints'
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield server
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_download(server, golden, capfd):
+    stamp = hashlib.sha256(OFFICIAL.read_bytes()).hexdigest()[:8]
+    url = f'{server.url}/litv2_s-{stamp}.pth?download=true'
+    for _ in range(2):
+        model = classifier()
+        load_checkpoint(model, url, strict=True)
+        assert_filled(model, golden)
+    assert len(server.requests) == 1
+    assert [p.name for p in server.cache.iterdir()] == [f'litv2_s-{stamp}.pth']
+    assert '100%' in capfd.readouterr().err  # the progress bar
+    server.shutdown()
+    load_checkpoint(classifier(), url)  # offline
+
+
+@pytest.mark.parametrize('name, message', [
+    ('short.pth', r'broke off after \d+ of \d+ bytes; nothing was kept'),
+    ('missing.pth', '404'),
+    ('other-0123abcd.pth', 'its SHA-256 begins with'),
+])
+def test_failed_download(server, name, message):
+    with pytest.raises(CheckpointError, match=message):
+        read_checkpoint(f'{server.url}/{name}')
+    assert list(server.cache.iterdir()) == []
+
+
+def test_no_connection(server):
+    server.shutdown()
+    server.server_close()
+    with pytest.raises(CheckpointError, match='Without a connection, put the file at'):
+        read_checkpoint(f'{server.url}/x.pth')
