@@ -1,5 +1,5 @@
 """LITv2 for OpenMMLab and openmixup."""
-from .checkpoints import load_checkpoint
+from .checkpoints import list_pretrained, load_checkpoint
 from .compat import declare_torchvision_operators, name_mmsegs_distribution
 from .models import LITv2, LITv2Classifier, litv2_base, litv2_medium, litv2_small, litv2_tiny
 from .registration import register_openmmlab
@@ -7,7 +7,7 @@ from .registration import register_openmmlab
 __version__ = '0.1.0'
 __all__ = [
     'LITv2', 'LITv2Classifier', 'litv2_tiny', 'litv2_small', 'litv2_medium', 'litv2_base',
-    'load_checkpoint'
+    'list_pretrained', 'load_checkpoint'
 ]
 
 register_openmmlab()

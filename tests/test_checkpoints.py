@@ -10,9 +10,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from mmlit import LITv2, LITv2Classifier, load_checkpoint
+from mmlit import LITv2, LITv2Classifier, list_pretrained, litv2_small, load_checkpoint
 from mmlit.checkpoints import loading as loading_module
 from mmlit.checkpoints import read_checkpoint
+from mmlit.checkpoints.pretrained import PUBLISHED
 from mmlit.errors import CheckpointError
 
 from .conftest import DATA, GOLDEN_ARCH
@@ -274,3 +275,46 @@ def test_no_connection(server):
     server.server_close()
     with pytest.raises(CheckpointError, match='Without a connection, put the file at'):
         read_checkpoint(f'{server.url}/x.pth')
+
+
+# Published weights.
+
+
+@pytest.fixture
+def published(tmp_path, monkeypatch):
+    """A file where the download of LITv2-S with alpha 0.5 would lie; its weights."""
+    monkeypatch.setattr(torch.hub, 'get_dir', lambda: str(tmp_path))
+    state = LITv2Classifier('small', alpha=0.5).state_dict()
+    (tmp_path / 'checkpoints').mkdir()
+    torch.save(dict(model=state), tmp_path / 'checkpoints/alpha_0.5.pth')
+    return state
+
+
+def test_names_bring_their_settings(published):
+    model = litv2_small(pretrained='in1k_alpha0.5')
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, published[name])
+    model = litv2_small(num_classes=3, pretrained='in1k_alpha0.5')
+    assert model.head.out_features == 3
+    with pytest.raises(CheckpointError, match='heads are split otherwise'):
+        litv2_small(pretrained='in1k_alpha0.5', alpha=0.9)
+
+
+def test_names_in_configs(published):
+    init_cfg = dict(type='Pretrained', checkpoint='in1k_alpha0.5')
+    backbone = LITv2('s', alpha=0.5, out_indices=(0, 1, 2, 3), init_cfg=init_cfg)
+    backbone.init_weights()
+    name = 'stages.2.blocks.0.attn.h_qkv.weight'
+    assert torch.equal(backbone.state_dict()[name], published[f'backbone.{name}'])
+    with pytest.raises(CheckpointError, match=r"no weights 'in1k_384' for LITv2 small: there are"):
+        LITv2('small', init_cfg=dict(init_cfg, checkpoint='in1k_384')).init_weights()
+    with pytest.raises(CheckpointError, match='of an arch of its own: none are published'):
+        LITv2(GOLDEN_ARCH, init_cfg=dict(init_cfg, checkpoint='in1k')).init_weights()
+
+
+def test_list_of_names(capsys):
+    list_pretrained()
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 1 + len(PUBLISHED) == 13
+    assert ['litv2_base', 'in1k_384', '384', '84.70'] == lines[-1].split()[:4]
+    assert len({entry.url for entry in PUBLISHED}) == 12

@@ -1,6 +1,7 @@
 """LITv2 as a plain image classifier, with no toolkit around it."""
 from torch import Tensor, nn
 
+from mmlit.checkpoints import find_pretrained, is_name, load_checkpoint
 from mmlit.errors import ArgumentError
 
 from .litv2 import LITv2
@@ -40,21 +41,47 @@ class LITv2Classifier(nn.Module):
         return self.requires_grad_(False)
 
 
-def litv2_tiny(num_classes: int = 1000, **kwargs) -> LITv2Classifier:
-    """openmixup's tiny variant; the paper has no such model."""
-    return LITv2Classifier('tiny', num_classes, **kwargs)
+def litv2_tiny(num_classes: int = 1000, pretrained: str | None = None,
+               **kwargs) -> LITv2Classifier:
+    """openmixup's tiny variant; the paper has no such model. See :func:`litv2_small`."""
+    return _build('tiny', num_classes, pretrained, kwargs)
 
 
-def litv2_small(num_classes: int = 1000, **kwargs) -> LITv2Classifier:
-    """LITv2-S: 28 M parameters, 3.7 GFLOPs at 224 x 224 (paper table 1)."""
-    return LITv2Classifier('small', num_classes, **kwargs)
+def litv2_small(num_classes: int = 1000, pretrained: str | None = None,
+                **kwargs) -> LITv2Classifier:
+    """LITv2-S: 28 M parameters, 3.7 GFLOPs at 224 x 224 (paper table 1).
+
+    Args:
+        num_classes: Number of classes. A head of another size than the checkpoint's is new.
+        pretrained: Path or URL of a checkpoint, or a name of :func:`mmlit.list_pretrained`, which
+            brings the settings it was trained with (alpha, say).
+        **kwargs: Further arguments of :class:`LITv2Classifier`.
+
+    Raises:
+        CheckpointError: If the checkpoint cannot be had, or does not fit.
+    """
+    return _build('small', num_classes, pretrained, kwargs)
 
 
-def litv2_medium(num_classes: int = 1000, **kwargs) -> LITv2Classifier:
-    """LITv2-M: 49 M parameters, 7.5 GFLOPs at 224 x 224 (paper table 1)."""
-    return LITv2Classifier('medium', num_classes, **kwargs)
+def litv2_medium(num_classes: int = 1000, pretrained: str | None = None,
+                 **kwargs) -> LITv2Classifier:
+    """LITv2-M: 49 M parameters, 7.5 GFLOPs at 224 x 224 (paper table 1); see
+    :func:`litv2_small`."""
+    return _build('medium', num_classes, pretrained, kwargs)
 
 
-def litv2_base(num_classes: int = 1000, **kwargs) -> LITv2Classifier:
-    """LITv2-B: 87 M parameters, 13.2 GFLOPs at 224 x 224 (paper table 1)."""
-    return LITv2Classifier('base', num_classes, **kwargs)
+def litv2_base(num_classes: int = 1000, pretrained: str | None = None,
+               **kwargs) -> LITv2Classifier:
+    """LITv2-B: 87 M parameters, 13.2 GFLOPs at 224 x 224 (paper table 1); see
+    :func:`litv2_small`."""
+    return _build('base', num_classes, pretrained, kwargs)
+
+
+def _build(arch: str, num_classes: int, pretrained: str | None, kwargs: dict) -> LITv2Classifier:
+    if pretrained is not None and is_name(str(pretrained)):
+        entry = find_pretrained(arch, pretrained)
+        pretrained, kwargs = entry.url, {**entry.settings, **kwargs}
+    model = LITv2Classifier(arch, num_classes, **kwargs)
+    if pretrained is not None:
+        load_checkpoint(model, pretrained)
+    return model

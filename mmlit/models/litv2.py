@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
-from mmlit.checkpoints import load_checkpoint
+from mmlit.checkpoints import find_pretrained, is_name, load_checkpoint
 from mmlit.errors import ArgumentError
 
 from .attention import HiLoAttention
@@ -68,7 +68,8 @@ class LITv2(BaseModule):
             means all of ``out_indices``.
         with_cp (bool): Recomputes blocks in the backward pass to save memory. Defaults to False.
         init_cfg (dict, optional): ``dict(type='Pretrained', checkpoint=...)`` loads a checkpoint
-            of the official release, of openmixup or of mmlit, whichever it is. Other configs of
+            of the official release, of openmixup or of mmlit, whichever it is: a path, a URL, or a
+            name of :func:`mmlit.list_pretrained`, such as 'in1k'. Other configs of
             mmengine apply on top of the default initialisation. Defaults to None.
 
     Raises:
@@ -108,6 +109,8 @@ class LITv2(BaseModule):
                  with_cp=False):
         super().__init__(init_cfg)
         arch = self._parse_arch(arch)
+        self.arch_name = next((name for name in ('tiny', 'small', 'medium', 'base')
+                               if self.arch_zoo[name] == arch), None)
         self.embed_dims = arch['embed_dims']
         self.depths = arch['depths']
         self.num_heads = arch['num_heads']
@@ -244,11 +247,13 @@ class LITv2(BaseModule):
         """Initialise anew, or load the checkpoint that ``init_cfg`` names.
 
         Args:
-            pretrained: Path or URL of a checkpoint, in place of ``init_cfg``'s; openmixup's
-                models pass their ``pretrained`` here.
+            pretrained: Path or URL of a checkpoint, or the name of a published one, in place of
+                ``init_cfg``'s; openmixup's models pass their ``pretrained`` here.
         """
         pretrained = pretrained or self._pretrained_checkpoint()
         if pretrained is not None:
+            if is_name(str(pretrained)):
+                pretrained = find_pretrained(self.arch_name, pretrained).url
             load_checkpoint(self, pretrained)
         else:
             self._reset_parameters()
