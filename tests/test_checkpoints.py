@@ -316,5 +316,5 @@ def test_list_of_names(capsys):
     list_pretrained()
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 1 + len(PUBLISHED) == 13
-    assert ['litv2_base', 'in1k_384', '384', '84.70'] == lines[-1].split()[:4]
+    assert lines[-1].split()[:4] == ['litv2_base', 'in1k_384', '384', '84.70']
     assert len({entry.url for entry in PUBLISHED}) == 12

@@ -4,8 +4,9 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 
-import mmlit  # noqa: F401  `mmseg::` of OneDL's forks needs it before the config
+import mmlit  # `mmseg::` of OneDL's forks needs it before the config
 
 README = (Path(__file__).parents[1] / 'README.md').read_text(encoding='utf-8')
 EXAMPLES = re.findall(r'```python\n(.*?)```', README, re.S)
@@ -21,8 +22,8 @@ def skip_without(package: str) -> None:
         pytest.skip(f'{package} lives in the other environment')
 
 
-def test_there_are_four():
-    assert len(EXAMPLES) == 4
+def test_there_are_five():
+    assert len(EXAMPLES) == 5
 
 
 def test_plain_pytorch():
@@ -31,6 +32,16 @@ def test_plain_pytorch():
     assert scope['logits'].shape == (2, 1000)
     assert [tuple(m.shape[1:]) for m in scope['maps']] == [
         (96, 120, 160), (192, 60, 80), (384, 30, 40), (768, 15, 20)]
+
+
+def test_published_weights(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.hub, 'get_dir', lambda: str(tmp_path))
+    (tmp_path / 'checkpoints').mkdir()
+    state = mmlit.litv2_small().state_dict()
+    torch.save(dict(model=state), tmp_path / 'checkpoints/litv2_s.pth')
+    scope = {}
+    exec(example('import mmlit'), scope)
+    assert torch.equal(scope['model'].head.weight, state['head.weight'])
 
 
 def test_openmixup():

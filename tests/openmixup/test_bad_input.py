@@ -147,6 +147,8 @@ GOLDEN_OPTIONS = [f'model.backbone.arch.{k}={str(v).replace(" ", "")}'
 def test_bad_checkpoint(fails, tmp_path, kind, use):
     path, marker = tmp_path / 'checkpoint.pth', tmp_path / 'marker'
     make_checkpoint(kind, path, marker)
+    if kind == 'classes' and use == '--load-from':
+        pytest.skip('the head is new then: tests/test_checkpoints.py')
     if use == 'test.py':
         message = fails(*GOLDEN_OPTIONS, args=[path], script='test.py')
     elif use == 'init_cfg':
