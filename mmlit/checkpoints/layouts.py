@@ -51,7 +51,7 @@ def _prefix(state: Mapping[str, Tensor]) -> str:
 
 def from_official(state: Mapping[str, Tensor]) -> State:
     """The official release (ziplab/LITv2): classification, detection, segmentation backbones."""
-    return _rename(state, [
+    return rename(state, [
         (r'^layers\.', 'stages.'),
         (r'\.mlp\.', '.ffn.'),
         (r'\.dwconv\.dwconv\.', '.dwconv.'),
@@ -62,7 +62,7 @@ def from_official(state: Mapping[str, Tensor]) -> State:
 
 def from_openmixup(state: Mapping[str, Tensor]) -> State:
     """openmixup's ``LIT``. Its deformable convolution has no bias: here it is zero."""
-    renamed = _rename(state, [
+    renamed = rename(state, [
         (r'^patch_embed1\.projection\.', 'patch_embed.proj.'),
         (r'^patch_embed1\.', 'patch_embed.'),
         (r'^patch_embed([2-4])\.', lambda m: f'stages.{int(m[1]) - 2}.downsample.'),
@@ -101,7 +101,8 @@ def _unknown(state: Mapping[str, Tensor]) -> CheckpointError:
                            f'mmlit); their names begin with {sorted(state)[:3]}')
 
 
-def _rename(state: Mapping[str, Tensor], rules: list) -> State:
+def rename(state: Mapping[str, Tensor], rules: list) -> State:
+    """Apply (pattern, replacement) pairs of ``re.sub`` to every name, in turn."""
     out = {}
     for name, value in state.items():
         for pattern, replacement in rules:

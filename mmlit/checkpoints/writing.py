@@ -1,7 +1,12 @@
-"""Checkpoints of a running training: written whole or not at all, and found again."""
+"""Checkpoints written whole or not at all, and those of a running training found again."""
 import os
 import re
 from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from mmlit.errors import CheckpointError
 
 
 def replace_when_whole(partial: str | Path, final: str | Path) -> None:
@@ -21,3 +26,26 @@ def latest_checkpoint(work_dir: str | Path) -> Path | None:
     found = {int(m[1]): p for p in Path(work_dir).glob('*.pth')
              if (m := re.fullmatch(r'(?:epoch|iter)_(\d+)\.pth', p.name))}
     return found[max(found)] if found else None
+
+
+def save_weights(checkpoint: dict, path: str | Path) -> None:
+    """Write a checkpoint that is one dict of weights under its top key.
+
+    Args:
+        checkpoint: Such as ``dict(state_dict={...})``.
+        path: ``.pth``, or ``.safetensors``, which holds the weights without the top key.
+
+    Raises:
+        CheckpointError: If the name ends otherwise.
+    """
+    path = Path(path)
+    if path.suffix not in ('.pth', '.safetensors'):
+        raise CheckpointError(f'{path}: a checkpoint ends with .pth or .safetensors')
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f'.{path.name}.tmp')
+    if path.suffix == '.pth':
+        torch.save(checkpoint, partial)
+    else:
+        (state, ) = checkpoint.values()
+        save_file({k: v.contiguous() for k, v in state.items()}, partial)
+    replace_when_whole(partial, path)

@@ -1,5 +1,6 @@
 """mmengine's Runner, made to survive being killed at any moment and to run without a GPU."""
 import pickle
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +33,8 @@ def _statistic(owner: type, name: str):
 # What mmengine 0.10 keeps in its checkpoints beside tensors: curves of losses, as NumPy arrays.
 # With weights_only, torch's default since 2.6, they have to be allowed by name
 # (open-mmlab/mmengine#1655).
-_MULTIARRAY = (np._core if hasattr(np, '_core') else np.core).multiarray
+_MULTIARRAY = import_module(
+    'numpy.core.multiarray' if np.__version__.startswith('1.') else 'numpy._core.multiarray')
 MMENGINE_TYPES = [
     HistoryBuffer, np.ndarray, np.dtype, _MULTIARRAY._reconstruct, _MULTIARRAY.scalar,
     *(getattr(np.dtypes, f'{kind}DType') for kind in
