@@ -5,6 +5,7 @@ import logging
 import random
 import re
 import threading
+from pathlib import Path
 
 import pytest
 import torch
@@ -318,3 +319,11 @@ def test_list_of_names(capsys):
     assert len(lines) == 1 + len(PUBLISHED) == 13
     assert lines[-1].split()[:4] == ['litv2_base', 'in1k_384', '384', '84.70']
     assert len({entry.url for entry in PUBLISHED}) == 12
+
+
+def test_torch_hub():
+    root = str(Path(__file__).parents[1])
+    model = torch.hub.load(root, 'litv2_small', source='local', num_classes=7, window_size=4)
+    assert model.head.out_features == 7
+    assert {'litv2_tiny', 'litv2_small', 'litv2_medium', 'litv2_base'} <= set(
+        torch.hub.list(root, source='local'))

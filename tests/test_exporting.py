@@ -51,7 +51,7 @@ def test_openmixup_round_trip():
 
 
 @pytest.mark.parametrize('source', ['official', 'openmixup'])
-@pytest.mark.parametrize('target', ['official', 'openmixup', 'mmlit'])
+@pytest.mark.parametrize('target', ['official', 'openmixup', 'mmlit', 'timm'])
 def test_every_direction_computes_the_same(golden, source, target):
     x = golden('official_cls')['x']
     before = weights(source)

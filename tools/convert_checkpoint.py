@@ -1,6 +1,6 @@
 """Bring a checkpoint into the layout of another codebase.
 
-python tools/convert_checkpoint.py SRC DST --to official|openmixup|mmlit|mmdet|mmseg
+python tools/convert_checkpoint.py SRC DST --to official|openmixup|mmlit|mmdet|mmseg|timm
 
 SRC is a file or URL in any layout that mmlit reads (docs/checkpoints.md); DST ends with .pth or
 .safetensors (weights alone). Weights only: no state of an optimizer is kept.

@@ -20,6 +20,11 @@ def to_mmlit(backbone: Mapping[str, Tensor], rest: Mapping[str, Tensor]) -> dict
     return dict(state_dict={**{f'backbone.{k}': v for k, v in backbone.items()}, **rest})
 
 
+def to_timm(backbone: Mapping[str, Tensor], rest: Mapping[str, Tensor]) -> dict:
+    """A model of :mod:`mmlit.timm_models`: as mmlit's, the head's linear being the head itself."""
+    return to_mmlit(backbone, {k.replace('head.fc.', 'head.'): v for k, v in rest.items()})
+
+
 def to_dense(backbone: Mapping[str, Tensor], rest: Mapping[str, Tensor]) -> dict:
     """A model of mmdet or mmseg: as mmlit's, without a classifier's head."""
     return to_mmlit(backbone, {k: v for k, v in rest.items() if not k.startswith('head.')})
@@ -77,7 +82,7 @@ def to_openmixup(backbone: Mapping[str, Tensor], rest: Mapping[str, Tensor]) -> 
 
 
 TARGETS = dict(official=to_official, openmixup=to_openmixup, mmlit=to_mmlit, mmdet=to_dense,
-               mmseg=to_dense)
+               mmseg=to_dense, timm=to_timm)
 
 
 def fold_layer_scale(state: Mapping[str, Tensor]) -> State:
