@@ -3,7 +3,7 @@ import pickle
 import re
 import zipfile
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import torch
@@ -79,10 +79,11 @@ def _read_pickled(path: Path, allowed: Sequence[type]) -> object:
                               'Download the file itself.')
     try:
         _check_sums(path)
-        with torch.serialization.safe_globals(allowed) if allowed else nullcontext():
+        with _allowing(allowed):
             return torch.load(path, map_location='cpu', weights_only=True)
     except pickle.UnpicklingError as e:
-        refused = _refused_types(path, e)
+        with _allowing(allowed):
+            refused = _refused_types(path, e)
         if not refused:  # torch refuses what is no pickle at all in the same way
             raise CheckpointError(f'{path} is not a PyTorch checkpoint') from None
         raise CheckpointError(
@@ -91,6 +92,10 @@ def _read_pickled(path: Path, allowed: Sequence[type]) -> object:
             'state_dict alone.') from None
     except Exception as e:  # a damaged pickle can make its reader fail in any way
         raise _damaged(path, e) from None
+
+
+def _allowing(types: Sequence[type]) -> AbstractContextManager:
+    return torch.serialization.safe_globals(types) if types else nullcontext()
 
 
 def _check_sums(path: Path) -> None:

@@ -1,5 +1,6 @@
 """mmengine's Runner, made to survive being killed at any moment and to run without a GPU."""
 import pickle
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 
@@ -68,6 +69,15 @@ class ResumableRunner(Runner):
             broadcast_buffers=False,
             find_unused_parameters=self.cfg.get('find_unused_parameters', False))
 
+    def build_train_loop(self, loop):
+        loop = super().build_train_loop(loop)
+        iterator = getattr(loop, 'dataloader_iterator', None)
+        if hasattr(iterator, 'skip_iter'):
+            # To resume, OneDL's mmengine skips samples without loading them. Then those that follow
+            # are augmented otherwise than in an uninterrupted run.
+            iterator.skip_iter = partial(_load_and_drop, iterator)
+        return loop
+
     def resume(self, *args, **kwargs) -> None:
         self.whole_model = True
         super().resume(*args, **kwargs)
@@ -99,6 +109,11 @@ class ResumableRunner(Runner):
         partial = f'.{filename}.tmp'
         super().save_checkpoint(out_dir, partial, *args, **kwargs)
         replace_when_whole(Path(out_dir, partial), Path(out_dir, filename))
+
+
+def _load_and_drop(iterator, batches: int) -> None:
+    for _ in range(batches):
+        next(iterator)
 
 
 @HOOKS.register_module()
