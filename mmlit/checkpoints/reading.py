@@ -114,7 +114,7 @@ def _refused_types(path: Path, error: pickle.UnpicklingError) -> list[str]:
     if not found or 'nsupported' not in str(error):
         return []
     try:
-        return sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path))
+        return sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path)) or [found[1]]
     except Exception:  # torch < 2.6, or not the format of torch >= 1.6
         return [found[1]]
 
