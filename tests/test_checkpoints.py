@@ -50,7 +50,7 @@ def save(tmp_path):
     return save
 
 
-def assert_filled(model, golden, strict=True):
+def assert_filled(model, golden):
     data = golden('official_cls')
     with torch.no_grad():
         logits = model.double().eval()(data['x'].double())
@@ -177,7 +177,7 @@ def test_web_page(tmp_path):
         read_checkpoint(path)
 
 
-def test_damaged_bytes_never_load(tmp_path, golden):
+def test_damaged_bytes_never_load(tmp_path):
     """200 corruptions each raise one error, or leave every weight as it was."""
     good = OFFICIAL.read_bytes()
     expected = classifier()

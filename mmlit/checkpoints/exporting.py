@@ -12,6 +12,7 @@ from mmlit.errors import CheckpointError
 
 from .layouts import State, rename
 
+PLAIN_HEAD = [(r'^head\.fc\.', 'head.')]  # openmixup's heads keep their linear under ``fc``
 BLOCK = re.compile(r'stages\.\d+\.blocks\.\d+\.')
 
 
@@ -22,12 +23,12 @@ def to_mmlit(backbone: Mapping[str, Tensor], rest: Mapping[str, Tensor]) -> dict
 
 def to_timm(backbone: Mapping[str, Tensor], rest: Mapping[str, Tensor]) -> dict:
     """A model of :mod:`mmlit.timm_models`: as mmlit's, the head's linear being the head itself."""
-    return to_mmlit(backbone, {k.replace('head.fc.', 'head.'): v for k, v in rest.items()})
+    return to_mmlit(backbone, rename(rest, PLAIN_HEAD))
 
 
 def to_dense(backbone: Mapping[str, Tensor], rest: Mapping[str, Tensor]) -> dict:
     """A model of mmdet or mmseg: as mmlit's, without a classifier's head."""
-    return to_mmlit(backbone, {k: v for k, v in rest.items() if not k.startswith('head.')})
+    return to_mmlit(backbone, _without_head(rest))
 
 
 def to_official(backbone: Mapping[str, Tensor], rest: Mapping[str, Tensor]) -> dict:
@@ -43,9 +44,8 @@ def to_official(backbone: Mapping[str, Tensor], rest: Mapping[str, Tensor]) -> d
         (r'\.dwconv\.', '.dwconv.dwconv.'),
         (r'\.downsample\.norm\.', '.downsample.norm_layer.'),
     ])
-    head = {k.replace('head.fc.', 'head.'): v for k, v in rest.items()
-            if k.startswith('head.')}
-    others = {k: v for k, v in rest.items() if not k.startswith('head.')}
+    head = {k: v for k, v in rename(rest, PLAIN_HEAD).items() if k.startswith('head.')}
+    others = _without_head(rest)
     norms = {k.split('.')[0] for k in state if re.match(r'norm\d\.', k)}
     if norms == {'norm3'} and not others:
         return dict(model={**rename(state, [(r'^norm3\.', 'norm.')]), **head})
@@ -76,9 +76,7 @@ def to_openmixup(backbone: Mapping[str, Tensor], rest: Mapping[str, Tensor]) -> 
         name = re.sub(r'^stages\.(\d)\.blocks\.', lambda m: f'blocks{int(m[1]) + 1}.',
                       f'{block}.{part}')
         out[f'backbone.{name}'] = value
-    for name, value in rest.items():
-        out[re.sub(r'^head\.(?!fc\.)', 'head.fc.', name)] = value
-    return dict(state_dict=out)
+    return dict(state_dict={**out, **rename(rest, [(r'^head\.(?!fc\.)', 'head.fc.')])})
 
 
 TARGETS = dict(official=to_official, openmixup=to_openmixup, mmlit=to_mmlit, mmdet=to_dense,
@@ -113,6 +111,10 @@ def fold_merging_bias(state: Mapping[str, Tensor]) -> State:
         bias = state.pop(name)
         state[mean] = (state[mean].double() - bias.double()).to(state[mean].dtype)
     return state
+
+
+def _without_head(rest: Mapping[str, Tensor]) -> State:
+    return {k: v for k, v in rest.items() if not k.startswith('head.')}
 
 
 def _scale_rows(state: State, linear: str, gamma: Tensor) -> None:

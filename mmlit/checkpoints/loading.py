@@ -5,11 +5,11 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from mmengine.logging import print_log
-from torch import Tensor, nn
+from torch import nn
 
 from mmlit.errors import CheckpointError
 
-from .layouts import convert
+from .layouts import State, convert
 from .reading import read_checkpoint, state_dict_of
 
 OUTPUT_NORM = re.compile(r'norm\d\.')
@@ -70,9 +70,6 @@ def fill_model(model: nn.Module, checkpoint: dict, source: str | Path,
     model.load_state_dict(state, strict=False)
     message = '; '.join([f'{source}: loaded {len(state)} weights, {layout} layout', *notes])
     print_log(message, logger='current', level=logging.WARNING if notes else logging.INFO)
-
-
-State = dict[str, Tensor]
 
 
 def _adapt_backbone(state: State, own: State, notes: list[str]) -> tuple[State, State]:

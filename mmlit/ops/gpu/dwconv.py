@@ -9,15 +9,21 @@ CHUNKS = 512  # at most so many programs share the pixels when weights' gradient
 
 
 @triton.jit
+def _neighbour(x, tap, p, c, row, col, in_p, in_c, H, W, C):
+    """What a tap reads at pixels ``p`` and channels ``c``: zero outside the map."""
+    dy, dx = tap // 3 - 1, tap % 3 - 1
+    inside = in_p & (row + dy >= 0) & (row + dy < H) & (col + dx >= 0) & (col + dx < W)
+    return tl.load(x + (p + dy * W + dx)[:, None] * C + c[None, :],
+                   mask=inside[:, None] & in_c[None, :], other=0.).to(tl.float32)
+
+
+@triton.jit
 def _convolve(x, weight, acc, p, c, row, col, in_p, in_c, H, W, C):
     """Add the nine taps at pixels ``p`` and channels ``c`` to ``acc``, (pixels, channels)."""
     for tap in tl.static_range(9):
-        dy, dx = tap // 3 - 1, tap % 3 - 1
-        inside = in_p & (row + dy >= 0) & (row + dy < H) & (col + dx >= 0) & (col + dx < W)
-        v = tl.load(x + (p + dy * W + dx)[:, None] * C + c[None, :],
-                    mask=inside[:, None] & in_c[None, :], other=0.)
+        v = _neighbour(x, tap, p, c, row, col, in_p, in_c, H, W, C)
         k = tl.load(weight + c * 9 + tap, mask=in_c, other=0.)
-        acc += v.to(tl.float32) * k.to(tl.float32)[None, :]
+        acc += v * k.to(tl.float32)[None, :]
     return acc
 
 
@@ -61,10 +67,7 @@ def _backward_kernel(grad, x, weight, bias, g_conv, partial, H, W, C, total, ste
         tl.store(g_conv + place, g.to(g_conv.dtype.element_ty), mask=mask)
         sums += tl.where(rows[:, None] == 9, tl.sum(g, axis=0)[None, :], 0.)
         for tap in tl.static_range(9):
-            dy, dx = tap // 3 - 1, tap % 3 - 1
-            inside = in_p & (row + dy >= 0) & (row + dy < H) & (col + dx >= 0) & (col + dx < W)
-            v = tl.load(x + (p + dy * W + dx)[:, None] * C + c[None, :],
-                        mask=inside[:, None] & in_c[None, :], other=0.).to(tl.float32)
+            v = _neighbour(x, tap, p, c, row, col, in_p, in_c, H, W, C)
             sums += tl.where(rows[:, None] == tap, tl.sum(g * v, axis=0)[None, :], 0.)
     tl.store(partial + (tl.program_id(0) * 16 + rows)[:, None] * C + c[None, :], sums,
              mask=in_c[None, :])

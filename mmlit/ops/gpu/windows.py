@@ -22,6 +22,19 @@ def _tokens(total, H, W, s, TOKENS: tl.constexpr, GROUP: tl.constexpr, SIZE: tl.
 
 
 @triton.jit
+def _channels(valid, D: tl.constexpr, DIMS: tl.constexpr):
+    """This program's channels of a map, those of one head, (1, DIMS), and where (tokens, DIMS) it
+    has any."""
+    d = tl.arange(0, DIMS)
+    return (tl.program_id(1) * D + d)[None, :], valid[:, None] & (d < D)[None, :]
+
+
+@triton.jit
+def _load(place, mask):
+    return tl.load(place, mask=mask, other=0.).to(tl.float32)
+
+
+@triton.jit
 def _probabilities(q, k, window, valid, scale, PRECISION: tl.constexpr):
     logits = tl.dot(q, tl.trans(k), input_precision=PRECISION) * scale
     same = (window[:, None] == window[None, :]) & valid[:, None] & valid[None, :]
@@ -36,16 +49,14 @@ def _forward_kernel(qkv, out, total, H, W, C, s, scale, D: tl.constexpr, DIMS: t
                     TOKENS: tl.constexpr, GROUP: tl.constexpr, SIZE: tl.constexpr,
                     PRECISION: tl.constexpr):
     window, token, valid = _tokens(total, H, W, s, TOKENS, GROUP, SIZE)
-    d = tl.arange(0, DIMS)
-    mask = valid[:, None] & (d < D)[None, :]
-    place = token[:, None] * (3 * C) + tl.program_id(1) * D + d[None, :]
-    q = tl.load(qkv + place, mask=mask, other=0.).to(tl.float32)
-    k = tl.load(qkv + place + C, mask=mask, other=0.).to(tl.float32)
-    v = tl.load(qkv + place + 2 * C, mask=mask, other=0.).to(tl.float32)
+    channel, mask = _channels(valid, D, DIMS)
+    place = token[:, None] * (3 * C) + channel
+    q = _load(qkv + place, mask)
+    k = _load(qkv + place + C, mask)
+    v = _load(qkv + place + 2 * C, mask)
     p = _probabilities(q, k, window, valid, scale, PRECISION)
     o = tl.dot(p, v, input_precision=PRECISION)
-    tl.store(out + token[:, None] * C + tl.program_id(1) * D + d[None, :],
-             o.to(out.dtype.element_ty), mask=mask)
+    tl.store(out + token[:, None] * C + channel, o.to(out.dtype.element_ty), mask=mask)
 
 
 @triton.jit
@@ -53,14 +64,12 @@ def _backward_kernel(grad, qkv, g_qkv, total, H, W, C, s, scale, D: tl.constexpr
                      DIMS: tl.constexpr, TOKENS: tl.constexpr, GROUP: tl.constexpr,
                      SIZE: tl.constexpr, PRECISION: tl.constexpr):
     window, token, valid = _tokens(total, H, W, s, TOKENS, GROUP, SIZE)
-    d = tl.arange(0, DIMS)
-    mask = valid[:, None] & (d < D)[None, :]
-    place = token[:, None] * (3 * C) + tl.program_id(1) * D + d[None, :]
-    q = tl.load(qkv + place, mask=mask, other=0.).to(tl.float32)
-    k = tl.load(qkv + place + C, mask=mask, other=0.).to(tl.float32)
-    v = tl.load(qkv + place + 2 * C, mask=mask, other=0.).to(tl.float32)
-    g = tl.load(grad + token[:, None] * C + tl.program_id(1) * D + d[None, :], mask=mask,
-                other=0.).to(tl.float32)
+    channel, mask = _channels(valid, D, DIMS)
+    place = token[:, None] * (3 * C) + channel
+    q = _load(qkv + place, mask)
+    k = _load(qkv + place + C, mask)
+    v = _load(qkv + place + 2 * C, mask)
+    g = _load(grad + token[:, None] * C + channel, mask)
     p = _probabilities(q, k, window, valid, scale, PRECISION)
     g_v = tl.dot(tl.trans(p), g, input_precision=PRECISION)
     g_p = tl.dot(g, tl.trans(v), input_precision=PRECISION)
