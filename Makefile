@@ -8,10 +8,11 @@ ONEDL := .envs/onedl/bin/python
 # What `make demo` leaves, and `make demo-dense` starts from.
 CLASSIFIER := work_dirs/digits/epoch_12.pth
 
-.PHONY: help demo demo-dense demo-dense-random test test-fast test-onedl lint openmixup openmmlab \
+.PHONY: help demo demo-onnx demo-dense demo-dense-random test test-fast test-onedl lint openmixup openmmlab \
 	onedl clean
 help:
 	@echo "make demo       train LITv2 through openmixup on handwritten digits (minutes on a CPU)"
+	@echo "make demo-onnx  the same LITv2 in onnxruntime (float32, float16, int8) and AOTInductor"
 	@echo "make demo-dense detect and segment them with RetinaNet, Mask R-CNN and Semantic FPN, starting"
 	@echo "                from that LITv2 (make demo-dense-random: from random weights)"
 	@echo "make test       all tests in both environments"
@@ -22,6 +23,9 @@ help:
 
 demo: openmixup
 	$(OPENMIXUP) tools/demo.py
+
+demo-onnx: openmixup $(CLASSIFIER)
+	$(OPENMIXUP) tools/demo_deployment.py
 
 demo-dense: openmmlab $(CLASSIFIER)
 	$(OPENMMLAB) tools/demo_dense.py

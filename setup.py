@@ -29,6 +29,8 @@ setup(
         # Models to compare with, and pictures; mmcv with compiled ops beside them, for the official
         # dataflow.
         'benchmark': ['timm==1.0.19', 'torchvision', 'matplotlib'],
+        # Exporting to ONNX, and running it.
+        'onnx': ['onnx', 'onnxscript', 'onnxruntime', 'pillow'],
         'test': ['pytest', 'numpy', 'ruff'],
     },
     classifiers=[

@@ -1,11 +1,14 @@
 """What is compared: LITv2 in its forms and timm's models, by name."""
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from mmlit import LITv2, LITv2Classifier, ops
+from mmlit.deployment import export_onnx, open_onnx, part_of
 from mmlit.errors import ArgumentError
 
 from .official_style import OfficialStyle
@@ -19,7 +22,7 @@ PEERS = {
     'litv2_base': ['swin_base_patch4_window7_224', 'convnext_base', 'pvt_v2_b5',
                    'twins_svt_large', 'resnet152'],
 }
-FORMS = ('official', 'reference', 'triton', 'fused', 'compiled')
+FORMS = ('official', 'reference', 'triton', 'fused', 'compiled', 'onnx')
 
 
 @dataclass
@@ -66,7 +69,7 @@ def build(name: str, setting: Setting) -> nn.Module:
     torch.manual_seed(0)
     if arch in PEERS:
         model = _litv2(arch, setting)
-    elif {'official', 'reference', 'triton', 'fused'} & set(forms):
+    elif set(forms) - {'compiled'}:
         raise ArgumentError(f'{name!r}: only LITv2 has this form; others can be compiled')
     else:
         model = _timm(arch, setting)
@@ -83,9 +86,12 @@ def prepare(name: str, model: nn.Module, setting: Setting) -> Callable:
         model = OfficialStyle(model).train(setting.train)
     if 'fused' in forms:
         model.fuse()
-    call = torch.compile(model) if 'compiled' in forms else model
     dtype = torch.float32 if setting.autocast else setting.torch_dtype
     x = torch.randn(setting.batch, 3, *setting.shape, device=setting.device, dtype=dtype)
+    if 'onnx' in forms:
+        call = _onnx(name, model, setting)
+    else:
+        call = torch.compile(model) if 'compiled' in forms else model
     run = _training_step(model, call, x, setting) if setting.train else _inference(call, x, setting)
     for form in {'reference', 'triton'} & set(forms):
         run = ops.use(form)(run)
@@ -114,6 +120,15 @@ def _timm(arch: str, setting: Setting) -> nn.Module:
         return timm.create_model(arch, **kwargs)
     except (RuntimeError, AssertionError) as e:
         raise ArgumentError(f'{arch}: timm has no such backbone ({e})') from None
+
+
+def _onnx(name: str, model: nn.Module, setting: Setting) -> Callable:
+    if (setting.device, setting.dtype, setting.train) != ('cpu', 'float32', False):
+        raise ArgumentError(f'{name!r}: onnxruntime is compared in float32 inference on a CPU')
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / 'model.onnx'
+        export_onnx(part_of(model.eval()), path)
+        return open_onnx(path)
 
 
 def _autocast(setting: Setting) -> torch.autocast:

@@ -47,6 +47,7 @@ def scatter(path: Path, points: dict[str, tuple[float, float]], xlabel: str, yla
     for name, (x, y) in points.items():
         ax.scatter(x, y, color='tab:red' if name.startswith('litv2') else 'tab:blue')
         ax.annotate(name, (x, y), textcoords='offset points', xytext=(4, 4), fontsize=7)
+    ax.margins(x=0.2)  # room for the names
     ax.set(xlabel=xlabel, ylabel=ylabel, title=title)
     _save(figure, path)
 

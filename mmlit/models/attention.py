@@ -68,7 +68,7 @@ class HiLoAttention(nn.Module):
         s = self.window_size
         # The reference pads with zeros after the norm: padded tokens are keys and values (with
         # the qkv bias) in Hi-Fi windows, and zeros count in the Lo-Fi average.
-        padded = F.pad(x, (0, 0, 0, -W % s, 0, -H % s)) if H % s or W % s else x
+        padded = ops.pad_to_multiple(x, s)
         qkv, q, kv = self._project_inputs(x, padded)
         outs = []
         if self.h_heads:
@@ -82,12 +82,11 @@ class HiLoAttention(nn.Module):
         """Hi-Fi's queries, keys and values of every padded token, Lo-Fi's queries of every token,
         and its keys and values of every pooled token, each a map; None where there are no heads.
         """
-        H, W = x.shape[1:3]
         qkv = q = kv = None
         if self.inputs is not None:
-            parts = list(ops.call_linear(self.inputs, padded).split(self.input_dims, dim=-1))
+            parts = self._project_as_one(x, padded)
             qkv = parts.pop(0) if self.h_heads else None
-            q = parts.pop(0)[:, :H, :W]
+            q = parts.pop(0)
             kv = parts.pop() if parts else None
         else:
             if self.h_heads:
@@ -97,6 +96,18 @@ class HiLoAttention(nn.Module):
         if self.l_heads and kv is None:
             kv = ops.call_linear(self.l_kv, self._pool(padded))
         return qkv, q, kv
+
+    def _project_as_one(self, x: Tensor, padded: Tensor) -> list[Tensor]:
+        """The parts of the fused input projection."""
+        if padded is x:
+            return list(ops.call_linear(self.inputs, x).split(self.input_dims, dim=-1))
+        # Padding there is only with windows, where the parts are two: Hi-Fi's, and the queries of
+        # Lo-Fi, of which nobody needs those of padded tokens.
+        weights = self.inputs.weight.split(self.input_dims)
+        biases = [None, None] if self.inputs.bias is None else self.inputs.bias.split(
+            self.input_dims)
+        return [ops.linear(tokens, w, b)
+                for tokens, w, b in zip((padded, x), weights, biases, strict=True)]
 
     def _pool(self, x: Tensor) -> Tensor:
         if self.window_size == 1:

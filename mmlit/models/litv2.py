@@ -4,7 +4,6 @@ import math
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -12,6 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 from mmlit.checkpoints import find_pretrained, is_name, load_checkpoint
 from mmlit.errors import ArgumentError
+from mmlit.ops import pad_to_multiple
 
 from .attention import HiLoAttention
 from .ffn import ConvFFN
@@ -376,9 +376,7 @@ class PatchEmbed(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, C_in, H, W) to (B, ceil(H / p), ceil(W / p), C), zero-padded right and bottom."""
-        p = self.proj.stride[0]
-        if x.shape[2] % p or x.shape[3] % p:
-            x = F.pad(x, (0, -x.shape[3] % p, 0, -x.shape[2] % p))
+        x = pad_to_multiple(x.permute(0, 2, 3, 1), self.proj.stride[0]).permute(0, 3, 1, 2)
         # Turning the image costs less than turning the tokens, which are twice as many numbers.
         x = self.proj(x.contiguous(memory_format=torch.channels_last))
         return self.norm(x.permute(0, 2, 3, 1).contiguous())

@@ -3,7 +3,8 @@ from .deform_conv import deform_conv2d
 from .ffn import conv_ffn
 from .forms import fast, is_plain, use
 from .linears import call_linear, linear
+from .padding import pad_to_multiple
 from .windows import window_attention
 
-__all__ = ['call_linear', 'conv_ffn', 'deform_conv2d', 'fast', 'is_plain', 'linear', 'use',
-           'window_attention']
+__all__ = ['call_linear', 'conv_ffn', 'deform_conv2d', 'fast', 'is_plain', 'linear',
+           'pad_to_multiple', 'use', 'window_attention']

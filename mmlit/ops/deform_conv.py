@@ -3,7 +3,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .forms import by_triton
+from .forms import by_triton, exporting
 from .linears import linear
 
 
@@ -50,10 +50,17 @@ def _sample(x: Tensor, offset: Tensor, kernel_size: tuple[int, int], stride: int
     y, x_pos = _positions(offset, kernel_size, stride, padding, dilation)
     index, coeff = _bilinear(y, x_pos, H, W)
     index = index + torch.arange(B, device=x.device).view(B, 1, 1, 1, 1) * (H * W)
-    sampled = F.embedding_bag(
-        index.view(-1, 4), x.reshape(B * H * W, C),
-        per_sample_weights=coeff.view(-1, 4).to(x.dtype), mode='sum')
+    sampled = _weighted_rows(x.reshape(B * H * W, C), index.view(-1, 4),
+                             coeff.view(-1, 4).to(x.dtype))
     return sampled.view(*offset.shape[:3], -1)
+
+
+def _weighted_rows(rows: Tensor, index: Tensor, weights: Tensor) -> Tensor:
+    """Weighted sums of rows (R, C), those of ``index`` (N, 4): shape (N, C)."""
+    if exporting():  # other runtimes know no bags
+        return sum(rows[i] * w.unsqueeze(1)
+                   for i, w in zip(index.unbind(1), weights.unbind(1), strict=True))
+    return F.embedding_bag(index, rows, per_sample_weights=weights, mode='sum')
 
 
 def _positions(offset: Tensor, kernel_size: tuple[int, int], stride: int, padding: int,

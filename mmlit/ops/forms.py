@@ -63,15 +63,14 @@ def fast() -> bool:
     Not while a tool looks at each op (a FLOP counter, say) or the model is traced or exported:
     what they see, and write down, are PyTorch's own ops.
     """
-    if _form == 'reference' or torch.jit.is_tracing():
+    if _form == 'reference' or exporting():
         return False
-    if torch.compiler.is_compiling():
-        return not _exporting()
-    return not torch._C._len_torch_dispatch_stack()
+    return torch.compiler.is_compiling() or not torch._C._len_torch_dispatch_stack()
 
 
-def _exporting() -> bool:
-    return getattr(torch.compiler, 'is_exporting', bool)()
+def exporting() -> bool:
+    """Whether the model is being written down, for sizes and runtimes that are not known yet."""
+    return torch.jit.is_tracing() or getattr(torch.compiler, 'is_exporting', bool)()
 
 
 def on_cpu(x: Tensor) -> bool:

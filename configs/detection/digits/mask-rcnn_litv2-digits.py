@@ -41,7 +41,7 @@ val_evaluator = dict(metric=['bbox', 'segm'])
 test_evaluator = val_evaluator
 
 # A step takes twice as long as RetinaNet's, and brings more.
-epochs = 6
+epochs = 5
 param_scheduler = [
     _base_.param_scheduler[0],
     dict(type='CosineAnnealingLR', T_max=epochs, eta_min=1e-5, convert_to_iter_based=True),

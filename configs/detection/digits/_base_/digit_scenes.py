@@ -57,7 +57,7 @@ optim_wrapper = dict(
         norm_decay_mult=0., bias_decay_mult=0.,
         custom_keys={'conv_offset': dict(lr_mult=0.01, decay_mult=0.)}),
     clip_grad=dict(max_norm=5.0))
-epochs = 9
+epochs = 8
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.01, by_epoch=False, end=75),
     dict(type='CosineAnnealingLR', T_max=epochs, eta_min=1e-5, convert_to_iter_based=True),

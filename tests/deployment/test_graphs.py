@@ -1,0 +1,110 @@
+"""torch.export, AOTInductor and TorchScript against the models they come from."""
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from mmlit.deployment import compile_package, export_program, part_of, save_program
+from mmlit.errors import ArgumentError
+
+from ..test_litv2 import ALL, build, images
+
+SHAPES = [(1, 64, 64), (4, 64, 96), (3, 70, 101), (2, 225, 127)]
+# What a machine without mmlit would run.
+RUN_ELSEWHERE = """
+import sys, torch
+sys.modules['mmlit'] = None  # importing it is an error
+path, data = sys.argv[1:]
+inputs, expected = torch.load(data)
+run = (torch.export.load(path).module() if {program} else
+       torch._inductor.aoti_load_package(path))
+with torch.no_grad():
+    for x, outs in zip(inputs, expected):
+        for a, b in zip(run(x), outs, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+print('equal')
+"""
+
+
+@pytest.fixture(scope='module')
+def part():
+    return part_of(build(out_indices=ALL))
+
+
+@torch.no_grad()
+def run_elsewhere(part, path, shapes, program: bool) -> str:
+    inputs = [images(*shape) for shape in shapes]
+    data = path.with_suffix('.data')
+    torch.save((inputs, [part.module(x) for x in inputs]), data)
+    done = subprocess.run(
+        [sys.executable, '-W', 'ignore', '-c', RUN_ELSEWHERE.format(program=program), path, data],
+        capture_output=True, text=True)
+    return done.stdout.strip() or done.stderr
+
+
+def test_program(part, tmp_path):
+    path = tmp_path / 'model.pt2'
+    save_program(export_program(part), path)
+    assert run_elsewhere(part, path, SHAPES, program=True) == 'equal'
+    assert sorted(p.name for p in tmp_path.iterdir()) == ['model.data', 'model.pt2']
+
+
+def test_program_of_standard_operators(part):
+    ops = {node.target for node in export_program(part).graph.nodes if node.op == 'call_function'}
+    assert {op.namespace for op in ops if isinstance(op, torch._ops.OpOverload)} == {'aten'}
+
+
+def test_too_small_an_image_is_refused(part):
+    with pytest.raises(AssertionError, match='64'):
+        export_program(part).module()(images(1, 63, 64))
+
+
+def test_a_size_that_is_a_constant():
+    part = part_of(build())
+    backbone = part.module
+
+    class Doubled(torch.nn.Module):
+        def forward(self, x):
+            (x, ) = backbone(x)
+            return (torch.nn.functional.interpolate(x, [int(n * 2.) for n in x.shape[2:]]), )
+
+    part.module = Doubled()
+    with pytest.raises(ArgumentError, match='cannot be exported for images of any size'):
+        export_program(part)
+
+
+def test_program_of_one_size(part):
+    program = export_program(part, (1, 50, 75))
+    with torch.no_grad():
+        for a, b in zip(program.module()(images(1, 50, 75)), part.module(images(1, 50, 75)),
+                        strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('shape', [None, (2, 50, 75)])
+def test_package(part, shape, tmp_path):
+    path = tmp_path / 'model.pt2'
+    compile_package(export_program(part, shape), path)
+    assert run_elsewhere(part, path, SHAPES if shape is None else [shape], program=False) == 'equal'
+
+
+@torch.no_grad()
+def test_torchscript(part):
+    """A trace, too, holds for every size: what is exported branches on none."""
+    traced = torch.jit.trace(part.module, images(2, 64, 96), check_trace=False)
+    for shape in SHAPES:
+        for a, b in zip(traced(images(*shape)), part.module(images(*shape)), strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize('shape', [(0, 64, 64), (1, 31, 64)])
+def test_bad_shapes(part, shape):
+    with pytest.raises(ArgumentError, match='at least one image of 32x32'):
+        export_program(part, shape)
+
+
+def test_wrong_suffix(part, tmp_path):
+    with pytest.raises(ArgumentError, match='end with .pt2'):
+        save_program(export_program(part, (1, 32, 32)), tmp_path / 'model.pth')
