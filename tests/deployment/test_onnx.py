@@ -134,6 +134,15 @@ def test_half_precision(tmp_path):
 class TestInt8:
 
     @pytest.fixture(scope='class')
+    def logits(self, tmp_path_factory):
+        """A classifier as it starts a training, whose activations have no outliers."""
+        torch.manual_seed(0)
+        part = part_of(LITv2Classifier(GOLDEN_ARCH, num_classes=10).eval())
+        path = tmp_path_factory.mktemp('onnx') / 'logits.onnx'
+        export_onnx(part, path)
+        return part, path
+
+    @pytest.fixture(scope='class')
     def file(self, logits, tmp_path_factory):
         path = tmp_path_factory.mktemp('onnx') / 'int8.onnx'
         quantize_onnx(logits[1], path, images(8, 64, 96).split(2))
