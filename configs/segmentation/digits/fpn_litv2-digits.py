@@ -82,12 +82,12 @@ optim_wrapper = dict(
         norm_decay_mult=0., bias_decay_mult=0.,
         custom_keys={'conv_offset': dict(lr_mult=0.01, decay_mult=0.)}),
     clip_grad=dict(max_norm=5.0))
-iterations = 2500
+iterations = 2700
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.01, by_epoch=False, end=75),
     dict(type='CosineAnnealingLR', by_epoch=False, T_max=iterations, eta_min=1e-5),
 ]
-train_cfg = dict(type='IterBasedTrainLoop', max_iters=iterations, val_interval=625)
+train_cfg = dict(type='IterBasedTrainLoop', max_iters=iterations, val_interval=675)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
 default_hooks = dict(
