@@ -103,11 +103,9 @@ class HiLoAttention(nn.Module):
             return list(ops.call_linear(self.inputs, x).split(self.input_dims, dim=-1))
         # Padding there is only with windows, where the parts are two: Hi-Fi's, and the queries of
         # Lo-Fi, of which nobody needs those of padded tokens.
-        weights = self.inputs.weight.split(self.input_dims)
-        biases = [None, None] if self.inputs.bias is None else self.inputs.bias.split(
-            self.input_dims)
-        return [ops.linear(tokens, w, b)
-                for tokens, w, b in zip((padded, x), weights, biases, strict=True)]
+        h_dim, (weight, bias) = self.input_dims[0], (self.inputs.weight, self.inputs.bias)
+        return [ops.linear(tokens, weight[rows], None if bias is None else bias[rows])
+                for tokens, rows in ((padded, slice(h_dim)), (x, slice(h_dim, None)))]
 
     def _pool(self, x: Tensor) -> Tensor:
         if self.window_size == 1:
