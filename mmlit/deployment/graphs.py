@@ -44,7 +44,8 @@ def export_program(part: Part, shape: tuple[int, int, int] | None = None) -> Exp
 
 
 @torch.no_grad()
-def check_other_sizes(program: ExportedProgram, module: nn.Module, part: Part) -> None:
+def check_other_sizes(program: ExportedProgram, module: nn.Module, part: Part,
+                      tolerance: float = 1e-3) -> None:
     """Compare a graph with its module on images of other sizes than it was traced with.
 
     Code around the backbone may turn a size into a constant (``int(x.shape[-1] * 2.)`` does), and
@@ -58,7 +59,7 @@ def check_other_sizes(program: ExportedProgram, module: nn.Module, part: Part) -
                              width * part.min_size, generator=torch.Generator().manual_seed(0))
         try:
             for ours, theirs in zip(module(images), program.module()(images), strict=True):
-                torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-3)
+                torch.testing.assert_close(ours, theirs, rtol=tolerance, atol=tolerance)
         except (AssertionError, RuntimeError) as e:
             raise ArgumentError('this part of the model cannot be exported for images of any size, '
                                 f'but its backbone can: {e}') from e

@@ -57,7 +57,9 @@ def export_onnx(part: Part, path: Path, dtype: str = 'float32', opset: int = 20)
     program = torch.onnx.export(
         module, (example_input(part), ), dynamo=True, dynamic_shapes=(ANY_SIZE, ),
         input_names=['images'], output_names=part.outputs, opset_version=opset, verbose=False)
-    check_other_sizes(program.exported_program, module, part)
+    # Half precision rounds otherwise in another order of sums; a wrong size is off by a whole.
+    check_other_sizes(program.exported_program, module, part,
+                      tolerance=1e-3 if dtype == 'float32' else 0.1)
     program.model.metadata_props[PREPROCESSING] = json.dumps(part.preprocessing)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f'.{path.name}.tmp')
