@@ -5,11 +5,11 @@ import json
 import pytest
 import torch
 
-from mmlit import LITv2, LITv2Classifier
+from mmlit import LITv2, LITv2Classifier, load_checkpoint
 from mmlit.deployment import export_onnx, load_part, open_onnx, part_of, quantize_onnx
 from mmlit.errors import ArgumentError, CheckpointError
 
-from ..conftest import GOLDEN_ARCH
+from ..conftest import DATA, GOLDEN_ARCH
 from ..test_litv2 import ALL, build, images
 
 onnx = pytest.importorskip('onnx', reason='onnx is not installed (mmlit[onnx])')
@@ -74,6 +74,16 @@ def test_variants(kwargs, tmp_path):
     assert part.outputs == ['stage2', 'stage4']
     export_onnx(part, tmp_path / 'model.onnx')
     check(part, tmp_path / 'model.onnx', images(3, 70, 101)[:, :part.in_channels], 1e-4)
+
+
+def test_official_release(golden, tmp_path):
+    """Its weights, through a file, give its recorded logits."""
+    data = golden('official_cls')
+    model = LITv2Classifier(GOLDEN_ARCH, num_classes=data['logits'].shape[1])
+    load_checkpoint(model, DATA / 'official_cls.pth', strict=True)
+    export_onnx(part_of(model.eval()), tmp_path / 'model.onnx')
+    (found, ) = open_onnx(tmp_path / 'model.onnx')(data['x'].float())
+    torch.testing.assert_close(found, data['logits'].float(), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.slow
