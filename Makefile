@@ -8,8 +8,8 @@ ONEDL := .envs/onedl/bin/python
 # What `make demo` leaves, and `make demo-dense` starts from.
 CLASSIFIER := work_dirs/digits/epoch_12.pth
 
-.PHONY: help demo demo-onnx demo-dense demo-dense-random test test-fast test-onedl lint openmixup openmmlab \
-	onedl clean
+.PHONY: help demo demo-onnx demo-dense demo-dense-random test test-fast test-onedl lint openmixup \
+	openmmlab onedl clean
 help:
 	@echo "make demo       train LITv2 through openmixup on handwritten digits (minutes on a CPU)"
 	@echo "make demo-onnx  the same LITv2 in onnxruntime (float32, float16, int8) and AOTInductor"

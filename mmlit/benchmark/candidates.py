@@ -66,6 +66,8 @@ def build(name: str, setting: Setting) -> nn.Module:
     arch, *forms = name.split(':')
     if not set(forms) <= set(FORMS):
         raise ArgumentError(f'{name!r}: the forms of a model are {list(FORMS)}')
+    if 'onnx' in forms:
+        _check_onnx(name, forms, setting)
     torch.manual_seed(0)
     if arch in PEERS:
         model = _litv2(arch, setting)
@@ -89,7 +91,7 @@ def prepare(name: str, model: nn.Module, setting: Setting) -> Callable:
     dtype = torch.float32 if setting.autocast else setting.torch_dtype
     x = torch.randn(setting.batch, 3, *setting.shape, device=setting.device, dtype=dtype)
     if 'onnx' in forms:
-        call = _onnx(name, model, setting)
+        call = _onnx(model)
     else:
         call = torch.compile(model) if 'compiled' in forms else model
     run = _training_step(model, call, x, setting) if setting.train else _inference(call, x, setting)
@@ -122,9 +124,14 @@ def _timm(arch: str, setting: Setting) -> nn.Module:
         raise ArgumentError(f'{arch}: timm has no such backbone ({e})') from None
 
 
-def _onnx(name: str, model: nn.Module, setting: Setting) -> Callable:
+def _check_onnx(name: str, forms: list[str], setting: Setting) -> None:
+    if set(forms) - {'fused', 'onnx'}:  # what is exported is fused anyway
+        raise ArgumentError(f'{name!r}: the other forms are of PyTorch, and mean nothing in ONNX')
     if (setting.device, setting.dtype, setting.train) != ('cpu', 'float32', False):
         raise ArgumentError(f'{name!r}: onnxruntime is compared in float32 inference on a CPU')
+
+
+def _onnx(model: nn.Module) -> Callable:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / 'model.onnx'
         export_onnx(part_of(model.eval()), path)

@@ -80,6 +80,23 @@ def test_bad_names(name, message):
         build(name, Setting())
 
 
+@pytest.mark.parametrize('name, setting, message', [
+    ('litv2_small:compiled:onnx', Setting(), 'mean nothing in ONNX'),
+    ('litv2_small:official:onnx', Setting(), 'mean nothing in ONNX'),
+    ('litv2_small:onnx', Setting(train=True), 'float32 inference on a CPU'),
+    ('litv2_small:onnx', Setting(dtype='bfloat16'), 'float32 inference on a CPU'),
+])
+def test_onnx_where_it_means_nothing(name, setting, message):
+    with pytest.raises(ArgumentError, match=message):
+        build(name, setting)
+
+
+@pytest.mark.slow
+def test_onnx():
+    pytest.importorskip('onnxruntime', reason='onnxruntime is not installed (mmlit[onnx])')
+    prepare('litv2_small:onnx', build('litv2_small:onnx', Setting(**SMALL)), Setting(**SMALL))()
+
+
 @pytest.mark.skipif(importlib.util.find_spec('timm') is None, reason='timm is not installed')
 def test_peers():
     assert build('resnet50', Setting(**SMALL)).num_classes == 1000
