@@ -30,16 +30,14 @@ def load_model(path: str, checkpoint: str):
             checkpoint does not fit.
     """
     trainer, generation = trainer_for(path)
+    config = trainer.load_config(path)
+    if generation == 'mmengine' and 'test_dataloader' not in config:
+        raise ConfigError(f'the config {path} has no test_dataloader: its pipeline is needed')
+    model = trainer.build_model(config)
     if generation == 'openmixup':
-        config = trainer.load_config(path)
-        model = trainer.build_model(config)
         load_checkpoint(model, checkpoint, strict=True)
     else:
         from mmlit.openmmlab.runner import MMENGINE_TYPES
-        config = trainer.load_config(path, None, None, 'none')
-        if 'test_dataloader' not in config:
-            raise ConfigError(f'the config {path} has no test_dataloader: its pipeline is needed')
-        model = trainer.build_model(config)
         fill_model(model, read_checkpoint(checkpoint, MMENGINE_TYPES), checkpoint, strict=True)
     return config, model.to('cuda' if torch.cuda.is_available() else 'cpu').eval()
 

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 from mmlit import LITv2, LITv2Classifier, list_pretrained, litv2_small, load_checkpoint
 from mmlit.checkpoints import loading as loading_module
-from mmlit.checkpoints import read_checkpoint
+from mmlit.checkpoints import read_checkpoint, written_whole
 from mmlit.checkpoints.pretrained import PUBLISHED
 from mmlit.errors import CheckpointError
 
@@ -207,6 +207,18 @@ def test_damaged_bytes_never_load(tmp_path):
         for name, value in model.state_dict().items():
             assert torch.equal(value, expected[name]), (i, name)
     assert refused > 150
+
+
+def test_written_whole_or_not_at_all(tmp_path):
+    path = tmp_path / 'new' / 'file.txt'
+    with written_whole(path) as partial:
+        partial.write_text('first')
+        assert not path.exists() and partial.suffix == '.txt'
+    with pytest.raises(KeyboardInterrupt), written_whole(path) as partial:
+        partial.write_text('sec')
+        raise KeyboardInterrupt
+    assert path.read_text() == 'first'
+    assert list(path.parent.iterdir()) == [path]
 
 
 # Downloads.

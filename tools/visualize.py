@@ -4,7 +4,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from mmlit.checkpoints import replace_when_whole
+from mmlit.checkpoints import written_whole
 from mmlit.command_line import clean_errors
 from mmlit.errors import DatasetError
 from mmlit.visualization import draw_prediction, load_model, read_image
@@ -37,10 +37,8 @@ def main():
         config, model = load_model(args.config, args.checkpoint)
         for target, path in targets.items():
             picture = draw_prediction(config, model, path, args.min_score)
-            args.out.mkdir(parents=True, exist_ok=True)
-            partial = target.with_name(f'.{target.name}.tmp')
-            Image.fromarray(picture).save(partial, 'PNG')
-            replace_when_whole(partial, target)
+            with written_whole(target) as partial:
+                Image.fromarray(picture).save(partial)
             print(target)
 
 

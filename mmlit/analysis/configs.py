@@ -36,11 +36,8 @@ def build_model(path: str) -> nn.Module:
     Raises:
         ConfigError: If the config does not load here, or its model does not build.
     """
-    trainer, generation = trainer_for(path)
-    if generation == 'openmixup':
-        return trainer.build_model(trainer.load_config(path)).eval()
-    config = trainer.load_config(path, None, None, 'none')
-    return trainer.build_model(config).eval()
+    trainer, _ = trainer_for(path)
+    return trainer.build_model(trainer.load_config(path)).eval()
 
 
 class EveryLayer(nn.Module):

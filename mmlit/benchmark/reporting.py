@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from mmlit.checkpoints import replace_when_whole
+from mmlit.checkpoints import written_whole
 
 
 def environment(device: str) -> dict:
@@ -33,10 +33,8 @@ def table(rows: Sequence[Sequence[str]]) -> str:
 
 
 def write_json(path: Path, content: dict) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f'.{path.name}.tmp')
-    partial.write_text(json.dumps(content, indent=1) + '\n', encoding='utf-8')
-    replace_when_whole(partial, path)
+    with written_whole(path) as partial:
+        partial.write_text(json.dumps(content, indent=1) + '\n', encoding='utf-8')
 
 
 def scatter(path: Path, points: dict[str, tuple[float, float]], xlabel: str, ylabel: str,
@@ -72,6 +70,6 @@ def _pyplot():
 
 
 def _save(figure, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
     figure.tight_layout()
-    figure.savefig(path, dpi=120)
+    with written_whole(path) as partial:
+        figure.savefig(partial, dpi=120)

@@ -1,6 +1,8 @@
-"""Checkpoints written whole or not at all, and those of a running training found again."""
+"""Files written whole or not at all, and the checkpoints of a running training found again."""
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -19,6 +21,26 @@ def replace_when_whole(partial: str | Path, final: str | Path) -> None:
     with open(partial, 'rb') as f:
         os.fsync(f.fileno())
     os.replace(partial, final)
+
+
+@contextmanager
+def written_whole(path: str | Path) -> Iterator[Path]:
+    """Give a file its name when the block that writes it has ended well.
+
+    Args:
+        path: Where it goes; folders above are made, and a file of that name is replaced.
+
+    Yields:
+        Where to write it: beside ``path``, with the same suffix.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f'.{path.stem}.tmp{path.suffix}')
+    try:
+        yield partial
+        replace_when_whole(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def latest_checkpoint(work_dir: str | Path) -> Path | None:
@@ -41,11 +63,9 @@ def save_weights(checkpoint: dict, path: str | Path) -> None:
     path = Path(path)
     if path.suffix not in ('.pth', '.safetensors'):
         raise CheckpointError(f'{path}: a checkpoint ends with .pth or .safetensors')
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f'.{path.name}.tmp')
-    if path.suffix == '.pth':
-        torch.save(checkpoint, partial)
-    else:
-        (state, ) = checkpoint.values()
-        save_file({k: v.contiguous() for k, v in state.items()}, partial)
-    replace_when_whole(partial, path)
+    with written_whole(path) as partial:
+        if path.suffix == '.pth':
+            torch.save(checkpoint, partial)
+        else:
+            (state, ) = checkpoint.values()
+            save_file({k: v.contiguous() for k, v in state.items()}, partial)

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.export import Dim, ExportedProgram
 
-from mmlit.checkpoints import replace_when_whole
+from mmlit.checkpoints import written_whole
 from mmlit.errors import ArgumentError
 
 from .parts import Part
@@ -67,22 +67,19 @@ def check_other_sizes(program: ExportedProgram, module: nn.Module, part: Part,
 
 def save_program(program: ExportedProgram, path: Path) -> None:
     """Write a program for ``torch.export.load``."""
-    partial = _partial(path)
-    torch.export.save(program, partial)
-    replace_when_whole(partial, path)
+    _require_pt2(path)
+    with written_whole(path) as partial:
+        torch.export.save(program, partial)
 
 
 def compile_package(program: ExportedProgram, path: Path) -> None:
     """Compile a program for this machine's CPU, for ``torch._inductor.aoti_load_package`` and for
     C++. Needs a C++ compiler."""
-    partial = _partial(path)
-    with torch.no_grad():
+    _require_pt2(path)
+    with torch.no_grad(), written_whole(path) as partial:
         torch._inductor.aoti_compile_and_package(program, package_path=str(partial))
-    replace_when_whole(partial, path)
 
 
-def _partial(path: Path) -> Path:
+def _require_pt2(path: Path) -> None:
     if path.suffix != '.pt2':
         raise ArgumentError(f'{path}: such files end with .pt2')
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return path.with_name(f'.{path.stem}.tmp.pt2')

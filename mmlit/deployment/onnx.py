@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from mmlit.checkpoints import replace_when_whole
+from mmlit.checkpoints import written_whole
 from mmlit.errors import ArgumentError
 
 from .graphs import check_other_sizes, example_input
@@ -61,10 +61,8 @@ def export_onnx(part: Part, path: Path, dtype: str = 'float32', opset: int = 20)
     check_other_sizes(program.exported_program, module, part,
                       tolerance=1e-3 if dtype == 'float32' else 0.1)
     program.model.metadata_props[PREPROCESSING] = json.dumps(part.preprocessing)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f'.{path.name}.tmp')
-    program.save(partial, external_data=False)
-    replace_when_whole(partial, path)
+    with written_whole(path) as partial:
+        program.save(partial, external_data=False)
 
 
 def open_onnx(path: Path, threads: int | None = None) -> Callable[[Tensor], list[Tensor]]:

@@ -5,9 +5,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from mmlit.analysis.configs import build_model
 from mmlit.checkpoints import find_pretrained, is_name, load_checkpoint
-from mmlit.command_line import config_generation
+from mmlit.command_line import trainer_for
 from mmlit.errors import ArgumentError, ConfigError
 from mmlit.models import LITv2, LITv2Classifier
 
@@ -117,12 +116,14 @@ def _by_name(arch: str, checkpoint: str | None, part: str | None, num_classes: i
 
 
 def _by_config(path: str, checkpoint: str | None, part: str | None) -> Part:
-    model = build_model(path)
+    trainer, generation = trainer_for(path)
+    config = trainer.load_config(path)
+    model = trainer.build_model(config)
     if not isinstance(getattr(model, 'backbone', None), LITv2):
         raise ConfigError(f'{path}: its model has no LITv2 as backbone')
     if checkpoint is not None:
         load_checkpoint(model, checkpoint, strict=True)
-    preprocessing = preprocessing_of(path)
+    preprocessing = preprocessing_of(config, generation)
     is_classifier = hasattr(model, 'head')
     part = part or ('classifier' if is_classifier else 'backbone')
     if part == 'backbone':
@@ -133,7 +134,7 @@ def _by_config(path: str, checkpoint: str | None, part: str | None) -> Part:
             raise ConfigError(f'{path}: its model has no linear classifier `head.fc`; export '
                               "'backbone'" + ('' if is_classifier else " or 'head'"))
         return _part(Logits(model.backbone, head), ['logits'], model.backbone, preprocessing)
-    if is_classifier or config_generation(path) == 'openmixup':
+    if is_classifier or generation == 'openmixup':
         raise ConfigError(f"{path}: 'head' is for detectors and segmentors; export 'classifier'")
     if hasattr(model, 'roi_head'):
         raise ConfigError(f'{path}: the head of a detector with two stages works on boxes that '

@@ -1,5 +1,5 @@
 """How an image becomes a model's input, read from the config; it travels with exported models."""
-from mmlit.command_line import trainer_for
+from mmlit.errors import ConfigError
 
 # Of the recipes: an image is resized to 256 at its shorter side, and its middle cut out.
 IMAGENET = dict(mean=[0.485, 0.456, 0.406], std=[0.229, 0.224, 0.225], resize=256, crop=224,
@@ -7,11 +7,12 @@ IMAGENET = dict(mean=[0.485, 0.456, 0.406], std=[0.229, 0.224, 0.225], resize=25
 PILLOW_NAMES = {0: 'nearest', 2: 'bilinear', 3: 'bicubic'}
 
 
-def preprocessing_of(config: str) -> dict:
+def preprocessing_of(config, generation: str) -> dict:
     """How a config prepares images to test.
 
     Args:
-        config: Path of a config of openmixup, mmpretrain, mmdet or mmseg.
+        config: A loaded config of openmixup, mmpretrain, mmdet or mmseg.
+        generation: 'openmixup' or 'mmengine', as :func:`mmlit.command_line.trainer_for` says.
 
     Returns:
         ``mean`` and ``std`` of RGB channels in [0, 1]; ``resize``: the length of the shorter side,
@@ -19,12 +20,9 @@ def preprocessing_of(config: str) -> dict:
         ``interpolation``: Pillow's name of a filter. Sizes are in pixels.
 
     Raises:
-        ConfigError: If the config does not load here.
+        ConfigError: If it does not say the mean and std of pixels.
     """
-    trainer, generation = trainer_for(config)
-    if generation == 'openmixup':
-        return _openmixup(trainer.load_config(config))
-    return _mmengine(trainer.load_config(config, None, None, 'none'))
+    return _openmixup(config) if generation == 'openmixup' else _mmengine(config)
 
 
 def _openmixup(cfg) -> dict:
@@ -37,7 +35,10 @@ def _openmixup(cfg) -> dict:
 
 
 def _mmengine(cfg) -> dict:
-    norm = cfg.model.get('data_preprocessor') or cfg.data_preprocessor
+    norm = cfg.model.get('data_preprocessor') or cfg.get('data_preprocessor') or {}
+    if not (norm.get('mean') and norm.get('std')):
+        raise ConfigError(f'{cfg.filename}: data_preprocessor has no mean and std; an exported '
+                          'model tells them to those who run it')
     steps = {step.type: step for step in cfg.get('test_pipeline', [])}
     # mmdet and mmseg keep an image's size, or choose one by its sides.
     resize, crop = steps.get('ResizeEdge', {}), steps.get('CenterCrop', {})

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from mmlit.checkpoints import replace_when_whole
+from mmlit.checkpoints import written_whole
 from mmlit.errors import ArgumentError
 
 from .onnx import require
@@ -35,9 +35,7 @@ def quantize_onnx(source: Path, target: Path, batches: Iterable[Tensor]) -> None
     if not images:
         raise ArgumentError('no images to calibrate with: INT8 needs to see what activations are '
                             'like')
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f'.{target.name}.tmp')
-    with tempfile.TemporaryDirectory() as folder:
+    with written_whole(target) as partial, tempfile.TemporaryDirectory() as folder:
         prepared = Path(folder) / 'prepared.onnx'
         # Folds constants, so that weights are seen to be weights.
         quant_pre_process(source, prepared, skip_symbolic_shape=True)
@@ -46,7 +44,6 @@ def quantize_onnx(source: Path, target: Path, batches: Iterable[Tensor]) -> None
             activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8,
             op_types_to_quantize=['Conv', 'Gemm', 'MatMul'],
             nodes_to_exclude=_left_in_float(prepared))
-    replace_when_whole(partial, target)
 
 
 def _left_in_float(path: Path) -> list[str]:

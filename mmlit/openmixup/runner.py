@@ -5,7 +5,7 @@ from pathlib import Path
 from mmcv.runner import EpochBasedRunner
 from torch import nn
 
-from mmlit.checkpoints import load_checkpoint, replace_when_whole
+from mmlit.checkpoints import load_checkpoint, written_whole
 from mmlit.errors import CheckpointError
 
 
@@ -39,9 +39,9 @@ class ResumableRunner(EpochBasedRunner):
         """Save beside the final name first: the final file is always a whole one."""
         out_dir = Path(out_dir)
         name = filename_tmpl.format(self.epoch + 1)
-        partial = f'.{name}.tmp'
-        super().save_checkpoint(out_dir, partial, save_optimizer, meta, create_symlink=False)
-        replace_when_whole(out_dir / partial, out_dir / name)
+        with written_whole(out_dir / name) as partial:
+            super().save_checkpoint(out_dir, partial.name, save_optimizer, meta,
+                                    create_symlink=False)
         if create_symlink:
             link = out_dir / '.latest.tmp'
             link.unlink(missing_ok=True)

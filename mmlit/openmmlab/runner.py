@@ -18,7 +18,7 @@ from mmengine.model import (
 from mmengine.registry import FUNCTIONS, HOOKS, RUNNERS
 from mmengine.runner import Runner, set_random_seed
 
-from mmlit.checkpoints import fill_model, read_checkpoint, replace_when_whole
+from mmlit.checkpoints import fill_model, read_checkpoint, written_whole
 
 
 def _statistic(owner: type, name: str):
@@ -106,9 +106,8 @@ class ResumableRunner(Runner):
         if '://' in str(out_dir):  # an object store, which knows no partial files
             super().save_checkpoint(out_dir, filename, *args, **kwargs)
             return
-        partial = f'.{filename}.tmp'
-        super().save_checkpoint(out_dir, partial, *args, **kwargs)
-        replace_when_whole(Path(out_dir, partial), Path(out_dir, filename))
+        with written_whole(Path(out_dir, filename)) as partial:
+            super().save_checkpoint(out_dir, partial.name, *args, **kwargs)
 
 
 def _load_and_drop(iterator, batches: int) -> None:

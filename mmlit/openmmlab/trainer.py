@@ -102,7 +102,8 @@ def test(config: str,
         return _build(cfg).test()
 
 
-def load_config(path: str, options: dict | None, work_dir: str | None, launcher: str) -> Config:
+def load_config(path: str, options: dict | None = None, work_dir: str | None = None,
+                launcher: str = 'none') -> Config:
     """Load a config with overrides.
 
     Raises:

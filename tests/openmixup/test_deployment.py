@@ -57,7 +57,7 @@ def test_images_are_prepared_alike(pipeline, size, tmp_path):
     pixels = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
     image = Image.fromarray(pixels)
     steps = Compose([build_from_cfg(step, PIPELINES) for step in cfg.test_pipeline])
-    ours = prepare(image, preprocessing_of(str(config)))
+    ours = prepare(image, preprocessing_of(cfg, 'openmixup'))
     torch.testing.assert_close(torch.from_numpy(ours), steps(image), rtol=1e-5, atol=1e-5)
 
 

@@ -90,7 +90,7 @@ def test_log_best_checkpoint_and_test(uninterrupted, options, tmp_path):
     assert best.name == f'best_head0_top1_epoch_{scores.index(max(scores)) + 1}.pth'
     assert [p.name for p in work_dir.glob('epoch_*.pth')] == [f'epoch_{EPOCHS}.pth']
     assert (work_dir / 'latest.pth').resolve().name == f'epoch_{EPOCHS}.pth'
-    assert not list(work_dir.glob('.*.tmp'))
+    assert not list(work_dir.glob('.*.tmp*'))
     assert (work_dir / DEMO.name).is_file()
 
     result = tmp_path / 'result.json'
@@ -137,7 +137,7 @@ def test_killed_while_writing(options, tmp_path, monkeypatch):
 
     def half(model, path, **kwargs):
         save(model, path, **kwargs)
-        if '.epoch_2.pth' in path:
+        if '.epoch_2.tmp.pth' in path:
             os.truncate(path, os.path.getsize(path) // 2)
             raise KeyboardInterrupt
 

@@ -104,6 +104,14 @@ def test_two_stages_are_refused(config):
         load_part(config('mask-rcnn'), None, 'head')
 
 
+def test_preprocessing_must_be_known(config, tmp_path):
+    path = config('fpn')
+    with open(path, 'a') as f:
+        f.write("model['data_preprocessor'] = dict(_delete_=True, type='SegDataPreProcessor')\n")
+    with pytest.raises(ConfigError, match='data_preprocessor has no mean and std'):
+        load_part(path, None)
+
+
 def test_no_classifier(config):
     with pytest.raises(ConfigError, match='no linear classifier'):
         load_part(config('fpn'), None, 'classifier')

@@ -42,7 +42,7 @@ def task(request):
 
 @pytest.fixture
 def checkpoint(config, tmp_path):  # noqa: F811
-    cfg = load_config(config, None, None, 'none')
+    cfg = load_config(config)
     init_default_scope(cfg.default_scope)
     torch.save(dict(state_dict=MODELS.build(cfg.model).state_dict()), tmp_path / 'model.pth')
     return tmp_path / 'model.pth'
@@ -84,7 +84,7 @@ def test_command_line(task, config, checkpoint, tmp_path, monkeypatch, capsys): 
 def test_boxes_of_views_meet(name, config, scenes):  # noqa: F811
     """DetTTAModel gives each view's boxes in the image's own frame; it refuses masks."""
     config.write_text(config.read_text() + TTA['detection'])
-    cfg = load_config(config, None, None, 'none')
+    cfg = load_config(config)
     init_default_scope('mmdet')
     pipeline = Compose(cfg.tta_pipeline)
     data = pipeline(dict(img_path=str(next((scenes / 'val').iterdir())), img_id=0, instances=[]))

@@ -91,7 +91,7 @@ def config(request, tmp_path):
 
 @pytest.fixture
 def checkpoint(config, tmp_path):
-    cfg = load_config(config, None, None, 'none')
+    cfg = load_config(config)
     init_default_scope(cfg.default_scope)
     cfg.model.setdefault('data_preprocessor', cfg.get('data_preprocessor'))
     torch.save(dict(state_dict=MODELS.build(cfg.model).state_dict()), tmp_path / 'model.pth')
@@ -126,7 +126,7 @@ def test_model_sees_bgr_where_its_config_says_so(config, checkpoint, image):
 @pytest.mark.parametrize('config', [DETECTION], indirect=True)
 def test_classes_without_a_name(config, image, tmp_path):
     config.write_text(config.read_text().replace('num_classes=3', 'num_classes=5'))
-    cfg = load_config(config, None, None, 'none')
+    cfg = load_config(config)
     init_default_scope('mmdet')
     torch.save(dict(state_dict=MODELS.build(cfg.model).state_dict()), tmp_path / 'model.pth')
     cfg, model = load_model(config, tmp_path / 'model.pth')
