@@ -22,7 +22,7 @@ PEERS = {
     'litv2_base': ['swin_base_patch4_window7_224', 'convnext_base', 'pvt_v2_b5',
                    'twins_svt_large', 'resnet152'],
 }
-FORMS = ('official', 'reference', 'triton', 'fused', 'compiled', 'onnx')
+FORMS = ('official', 'reference', 'triton', 'fused', 'compiled', 'checkpointed', 'onnx')
 
 
 @dataclass
@@ -68,9 +68,11 @@ def build(name: str, setting: Setting) -> nn.Module:
         raise ArgumentError(f'{name!r}: the forms of a model are {list(FORMS)}')
     if 'onnx' in forms:
         _check_onnx(name, forms, setting)
+    if 'checkpointed' in forms and ('official' in forms or not setting.train):
+        raise ArgumentError(f"{name!r}: it is in training that mmlit's blocks are computed again")
     torch.manual_seed(0)
     if arch in PEERS:
-        model = _litv2(arch, setting)
+        model = _litv2(arch, setting, with_cp='checkpointed' in forms)
     elif set(forms) - {'compiled'}:
         raise ArgumentError(f'{name!r}: only LITv2 has this form; others can be compiled')
     else:
@@ -100,12 +102,12 @@ def prepare(name: str, model: nn.Module, setting: Setting) -> Callable:
     return run
 
 
-def _litv2(arch: str, setting: Setting) -> nn.Module:
+def _litv2(arch: str, setting: Setting, with_cp: bool) -> nn.Module:
     kind = arch.removeprefix('litv2_')
     window_size = (0, 0, setting.window, 1)
     if setting.dense:
-        return LITv2(kind, out_indices=(0, 1, 2, 3), window_size=window_size)
-    return LITv2Classifier(kind, window_size=window_size)
+        return LITv2(kind, out_indices=(0, 1, 2, 3), window_size=window_size, with_cp=with_cp)
+    return LITv2Classifier(kind, window_size=window_size, with_cp=with_cp)
 
 
 def _timm(arch: str, setting: Setting) -> nn.Module:

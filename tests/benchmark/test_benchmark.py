@@ -71,9 +71,29 @@ def test_reference_form_runs(monkeypatch):
     assert seen == [True, False]
 
 
+def test_checkpointed_form():
+    """Blocks keep nothing for the backward pass but their input."""
+    setting, kept = Setting(**SMALL, train=True, dense=True), {}
+
+    def keep(tensor):
+        kept[form][tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    for form in ('', ':checkpointed'):
+        kept[form] = {}
+        model = build(f'litv2_small{form}', setting)
+        run = prepare(f'litv2_small{form}', model, setting)
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
+            run()
+    weights = sum(p.nbytes for p in model.parameters())
+    plain, checkpointed = (sum(sizes.values()) - weights for sizes in kept.values())
+    assert checkpointed < plain / 2, kept
+
+
 @pytest.mark.parametrize('name, message', [
     ('litv2_small:quick', 'the forms of a model are'),
     ('resnet50:fused', 'only LITv2 has this form'),
+    ('litv2_small:checkpointed', 'it is in training'),
 ])
 def test_bad_names(name, message):
     with pytest.raises(ArgumentError, match=message):

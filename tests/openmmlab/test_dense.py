@@ -193,7 +193,7 @@ def test_checkpointed_blocks_give_the_same_gradients(name):
         if a.grad is None:
             assert b.grad is None
             continue
-        torch.testing.assert_close(a.grad, b.grad, rtol=1e-4, atol=1e-6, msg=key)
+        torch.testing.assert_close(a.grad, b.grad, rtol=1e-6, atol=1e-6, msg=key)
 
 
 def test_region_features_are_those_of_the_maps():
