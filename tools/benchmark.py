@@ -4,8 +4,9 @@ python tools/benchmark.py [MODELS...] [--batch 16] [--dtype bfloat16] [--train] 
 
 A model is litv2_small, litv2_medium, litv2_base or a name of timm, with the forms it takes:
 litv2_small:official (the release's dataflow), :reference (the plain form of every op), :fused
-(after fuse()), :triton (its kernels on CUDA), :compiled (torch.compile), :checkpointed (with_cp=True,
-in training), :onnx (by onnxruntime, on a CPU), or several: litv2_small:fused:compiled.
+(after fuse()), :triton (its kernels on CUDA), :compiled (torch.compile), :checkpointed
+(with_cp=True, in training), :onnx (by onnxruntime, on a CPU), or several of them:
+litv2_small:fused:compiled.
 """
 import argparse
 import json

@@ -17,7 +17,7 @@ def _known(form: str, source: str) -> str:
         try:
             from . import gpu  # noqa: F401  (registers the ops)
         except (ImportError, AttributeError) as e:
-            raise ArgumentError(f'{source}={form!r} needs triton and torch >= 2.4: {e}') from e
+            raise ArgumentError(f'{source}={form!r} needs triton >= 3.3: {e}') from e
     return form
 
 

@@ -1,5 +1,8 @@
 """Triton's kernels against the plain forms: on a GPU, or without one in Triton's interpreter."""
 import math
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,6 +16,7 @@ from ..conftest import GOLDEN_ARCH
 
 pytest.importorskip('triton', reason='Triton is not installed')
 
+ROOT = Path(__file__).parents[2]
 DEVICE = 'cuda' if torch.cuda.is_available() else 'cpu'
 # Times the rounding of the dtype: each form rounds, in places of its own.
 TOLERANCE = {torch.float32: 1e-5, torch.float16: 5e-3, torch.bfloat16: 4e-2}
@@ -59,7 +63,8 @@ def test_dwconv_gelu(size, dtype):
 def test_dwconv_gelu_sums_in_chunks(monkeypatch):
     from mmlit.ops.gpu import dwconv
     monkeypatch.setattr(dwconv, 'CHUNKS', 2)
-    monkeypatch.setattr(dwconv, 'PIXELS', 4)
+    for name, value in dict(LINES=2, STRIP=4, CHANNELS=2).items():
+        monkeypatch.setattr(dwconv, name, value)
     check(torch.ops.mmlit.dwconv_gelu, depthwise_gelu,
           [randn(1, 5, 7, 3), randn(3, 1, 3, 3), randn(3)])
 
@@ -145,3 +150,15 @@ def test_model(training):
     for key, value in expected.items():
         torch.testing.assert_close(eager[key], value, rtol=1e-3, atol=1e-4)
         torch.testing.assert_close(compiled[key], value, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not sys.platform.startswith('linux'), reason='Triton compiles on Linux')
+def test_compiles_without_a_gpu():
+    """For an H100 or H200, as a call there would, and all values stay in registers."""
+    run = subprocess.run([sys.executable, '-W', 'ignore', ROOT / 'tools/compile_kernels.py'],
+                         capture_output=True, text=True, cwd=ROOT)
+    assert run.returncode == 0, run.stderr
+    rows = [line.split('|') for line in run.stdout.splitlines()[2:]]
+    assert len(rows) == 14
+    assert all(int(row[4]) == 0 for row in rows), run.stdout

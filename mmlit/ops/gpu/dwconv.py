@@ -4,86 +4,132 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-PIXELS, CHANNELS = 32, 64  # of the block that a program computes
-CHUNKS = 512  # at most so many programs share the pixels when weights' gradients are summed
+# Of the block that a unit of work computes: lines of the images, channels, columns.
+LINES, CHANNELS, STRIP = 16, 32, 8
+CHUNKS = 512  # at most so many programs share the units when weights' gradients are summed
 
 
 @triton.jit
-def _neighbour(x, tap, p, c, row, col, in_p, in_c, H, W, C):
-    """What a tap reads at pixels ``p`` and channels ``c``: zero outside the map."""
-    dy, dx = tap // 3 - 1, tap % 3 - 1
-    inside = in_p & (row + dy >= 0) & (row + dy < H) & (col + dx >= 0) & (col + dx < W)
-    return tl.load(x + (p + dy * W + dx)[:, None] * C + c[None, :],
-                   mask=inside[:, None] & in_c[None, :], other=0.).to(tl.float32)
+def _read(x, place, mask):
+    return tl.load(x + place, mask=mask, other=0.).to(tl.float32)
 
 
 @triton.jit
-def _convolve(x, weight, acc, p, c, row, col, in_p, in_c, H, W, C):
-    """Add the nine taps at pixels ``p`` and channels ``c`` to ``acc``, (pixels, channels)."""
+def _unit(unit, H, W, C, lines, LINES: tl.constexpr, CHANNELS: tl.constexpr, STRIP: tl.constexpr):
+    """Of a unit: its first column; numbers before its lines; where its channels of a column are,
+    (lines, channels), and which of them have a line above, are there, and have a line below."""
+    strips = tl.cdiv(W, STRIP)
+    block = unit // strips
+    i = tl.arange(0, LINES)
+    line, row = block * LINES + i, (block * LINES + i) % H
+    c = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
+    here = (line < lines)[:, None] & (c < C)[None, :]
+    masks = (here & (row > 0)[:, None], here, here & (row < H - 1)[:, None])
+    # Numbers inside a unit fit 32 bits, those of the map may not.
+    before = block.to(tl.int64) * LINES * W * C
+    # Not a scalar: with one, Triton 3.9's interpreter makes masks of integers.
+    start = unit % strips * STRIP + tl.zeros((1, 1), tl.int32)
+    return start, before, (i * W * C)[:, None] + c[None, :], masks
+
+
+@triton.jit
+def _column(x, place, col, masks, W, C):
+    """A column of the lines above, of these, and of those below: zero outside the map."""
+    inside = (col >= 0) & (col < W)
+    x += col * C
+    return (_read(x - W * C, place, masks[0] & inside), _read(x, place, masks[1] & inside),
+            _read(x + W * C, place, masks[2] & inside))
+
+
+@triton.jit
+def _kernel_and_bias(weight, bias, C, CHANNELS: tl.constexpr):
+    c = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
+    kernel = ()
     for tap in tl.static_range(9):
-        v = _neighbour(x, tap, p, c, row, col, in_p, in_c, H, W, C)
-        k = tl.load(weight + c * 9 + tap, mask=in_c, other=0.)
-        acc += v * k.to(tl.float32)[None, :]
+        kernel = kernel + (_read(weight, tap * C + c, c < C)[None, :], )
+    return kernel, _read(bias, c, c < C)[None, :]
+
+
+@triton.jit
+def _convolve(columns, kernel, acc):
+    """Add what the nine taps give for the middle of three columns."""
+    for tap in tl.static_range(9):
+        acc += columns[tap % 3][tap // 3] * kernel[tap]
     return acc
 
 
 @triton.jit
-def _forward_kernel(x, weight, bias, out, H, W, C, total, GELU: tl.constexpr,
-                    PIXELS: tl.constexpr, CHANNELS: tl.constexpr):
-    p = tl.program_id(0).to(tl.int64) * PIXELS + tl.arange(0, PIXELS)
-    c = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
-    in_p, in_c = p < total, c < C
-    acc = tl.zeros((PIXELS, CHANNELS), tl.float32)
-    acc = _convolve(x, weight, acc, p, c, p // W % H, p % W, in_p, in_c, H, W, C)
-    if GELU:
-        acc += tl.load(bias + c, mask=in_c, other=0.).to(tl.float32)[None, :]
-        acc = 0.5 * acc * (1 + tl.erf(acc * 0.7071067811865476))
-    tl.store(out + p[:, None] * C + c[None, :], acc.to(out.dtype.element_ty),
-             mask=in_p[:, None] & in_c[None, :])
+def _forward_kernel(x, weight, bias, out, H, W, C, lines, GELU: tl.constexpr, LINES: tl.constexpr,
+                    CHANNELS: tl.constexpr, STRIP: tl.constexpr):
+    kernel, b = _kernel_and_bias(weight, bias, C, CHANNELS)
+    start, before, place, masks = _unit(tl.program_id(0), H, W, C, lines, LINES, CHANNELS, STRIP)
+    x += before
+    left = _column(x, place, start - 1, masks, W, C)
+    middle = _column(x, place, start, masks, W, C)
+    for step in tl.static_range(STRIP):  # each column is read once for three
+        col = start + step
+        right = _column(x, place, col + 1, masks, W, C)
+        acc = _convolve((left, middle, right), kernel, tl.zeros((LINES, CHANNELS), tl.float32))
+        if GELU:
+            acc += b
+            acc = 0.5 * acc * (1 + tl.erf(acc * 0.7071067811865476))
+        tl.store(out + before + col * C + place, acc.to(out.dtype.element_ty),
+                 mask=masks[1] & (col < W))
+        left, middle = middle, right
 
 
 @triton.jit
-def _backward_kernel(grad, x, weight, bias, g_conv, partial, H, W, C, total, steps,
-                     PIXELS: tl.constexpr, CHANNELS: tl.constexpr):
-    """Gradient of the convolution's output; of its weights and bias, the sum over ``steps`` blocks
-    of pixels, as rows 0 to 8 and row 9 of ``partial``, (chunks, 16, C)."""
-    c = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
-    in_c = c < C
-    rows = tl.arange(0, 16)
-    b = tl.load(bias + c, mask=in_c, other=0.).to(tl.float32)
-    sums = tl.zeros((16, CHANNELS), tl.float32)
+def _backward_kernel(grad, x, weight, bias, g_conv, partial, H, W, C, lines, steps,
+                     LINES: tl.constexpr, CHANNELS: tl.constexpr, STRIP: tl.constexpr):
+    """Gradient of the convolution's output; of its weights and bias, the sum over ``steps`` units,
+    as rows 0 to 8 and row 9 of ``partial``, (chunks, 10, C)."""
+    kernel, b = _kernel_and_bias(weight, bias, C, CHANNELS)
+    zeros = tl.zeros((LINES, CHANNELS), tl.float32)
+    sums = (zeros, zeros, zeros, zeros, zeros, zeros, zeros, zeros, zeros, zeros)
     for step in range(steps):
-        p = (tl.program_id(0).to(tl.int64) * steps + step) * PIXELS + tl.arange(0, PIXELS)
-        in_p = p < total
-        row, col = p // W % H, p % W
-        place = p[:, None] * C + c[None, :]
-        mask = in_p[:, None] & in_c[None, :]
-        z = tl.zeros((PIXELS, CHANNELS), tl.float32)
-        z = _convolve(x, weight, z, p, c, row, col, in_p, in_c, H, W, C) + b[None, :]
-        g = tl.load(grad + place, mask=mask, other=0.).to(tl.float32)
-        slope = 0.5 * (1 + tl.erf(z * 0.7071067811865476))
-        slope += z * 0.3989422804014327 * tl.exp(-0.5 * z * z)
-        g = g * slope
-        tl.store(g_conv + place, g.to(g_conv.dtype.element_ty), mask=mask)
-        sums += tl.where(rows[:, None] == 9, tl.sum(g, axis=0)[None, :], 0.)
-        for tap in tl.static_range(9):
-            v = _neighbour(x, tap, p, c, row, col, in_p, in_c, H, W, C)
-            sums += tl.where(rows[:, None] == tap, tl.sum(g * v, axis=0)[None, :], 0.)
-    tl.store(partial + (tl.program_id(0) * 16 + rows)[:, None] * C + c[None, :], sums,
-             mask=in_c[None, :])
+        start, before, place, masks = _unit(tl.program_id(0) * steps + step, H, W, C, lines, LINES,
+                                            CHANNELS, STRIP)
+        left = _column(x + before, place, start - 1, masks, W, C)
+        middle = _column(x + before, place, start, masks, W, C)
+        for i in range(STRIP):
+            col = start + i
+            right = _column(x + before, place, col + 1, masks, W, C)
+            columns = (left, middle, right)
+            z = _convolve(columns, kernel, zeros) + b
+            slope = 0.5 * (1 + tl.erf(z * 0.7071067811865476))
+            slope += z * 0.3989422804014327 * tl.exp(-0.5 * z * z)
+            mask = masks[1] & (col < W)
+            at = before + col * C + place
+            g = _read(grad, at, mask) * slope
+            tl.store(g_conv + at, g.to(g_conv.dtype.element_ty), mask=mask)
+            added = ()
+            for tap in tl.static_range(9):
+                added = added + (sums[tap] + g * columns[tap % 3][tap // 3], )
+            sums = added + (sums[9] + g, )
+            left, middle = middle, right
+    c = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
+    for row in tl.static_range(10):
+        tl.store(partial + (tl.program_id(0) * 10 + row) * C + c, tl.sum(sums[row], axis=0),
+                 mask=c < C)
+
+
+def _taps(weight: Tensor) -> Tensor:
+    """The kernel as (9, C): a program reads a tap of its channels at once."""
+    return weight.reshape(-1, 9).t().contiguous()
 
 
 def _convolution(x: Tensor, weight: Tensor, bias: Tensor, gelu: bool) -> Tensor:
     B, H, W, C = x.shape
     out = torch.empty_like(x)
     if out.numel():
-        _forward_kernel[_grid(x)](x, weight, bias, out, H, W, C, B * H * W, GELU=gelu,
-                                  PIXELS=PIXELS, CHANNELS=CHANNELS)
+        _forward_kernel[_grid(x)](x, weight, bias, out, H, W, C, B * H, GELU=gelu, LINES=LINES,
+                                  CHANNELS=CHANNELS, STRIP=STRIP)
     return out
 
 
 def _grid(x: Tensor) -> tuple[int, int]:
-    return triton.cdiv(x.numel() // x.shape[3], PIXELS), triton.cdiv(x.shape[3], CHANNELS)
+    B, H, W, C = x.shape
+    return triton.cdiv(B * H, LINES) * triton.cdiv(W, STRIP), triton.cdiv(C, CHANNELS)
 
 
 @torch.library.custom_op('mmlit::dwconv_gelu', mutates_args=())
@@ -92,7 +138,7 @@ def dwconv_gelu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
     Weights may be of another dtype than the map; sums are float32.
     """
-    return _convolution(x.contiguous(), weight.contiguous(), bias.contiguous(), gelu=True)
+    return _convolution(x.contiguous(), _taps(weight), bias.contiguous(), gelu=True)
 
 
 @torch.library.custom_op('mmlit::dwconv_gelu_backward', mutates_args=())
@@ -103,17 +149,18 @@ def dwconv_gelu_backward(grad: Tensor, x: Tensor, weight: Tensor,
     B, H, W, C = x.shape
     if not x.numel():
         return torch.zeros_like(x), torch.zeros_like(weight), torch.zeros_like(bias)
-    blocks, channels = _grid(x)
-    steps = triton.cdiv(blocks, CHUNKS)
-    chunks = triton.cdiv(blocks, steps)
+    units, channels = _grid(x)
+    steps = triton.cdiv(units, CHUNKS)
+    chunks = triton.cdiv(units, steps)
     g_conv = torch.empty_like(x)
-    partial = x.new_empty(chunks, 16, C, dtype=torch.float32)
-    _backward_kernel[(chunks, channels)](grad, x, weight.contiguous(), bias.contiguous(), g_conv,
-                                         partial, H, W, C, B * H * W, steps, PIXELS=PIXELS,
-                                         CHANNELS=CHANNELS)
+    partial = x.new_empty(chunks, 10, C, dtype=torch.float32)
+    taps = _taps(weight)
+    _backward_kernel[(chunks, channels)](grad, x, taps, bias.contiguous(), g_conv, partial, H, W, C,
+                                         B * H, steps, LINES=LINES, CHANNELS=CHANNELS,
+                                         STRIP=STRIP)
     sums = partial.sum(dim=0)
     # A convolution's gradient is the convolution with the kernel turned around.
-    g_x = _convolution(g_conv, weight.flip(-1, -2).contiguous(), bias, gelu=False)
+    g_x = _convolution(g_conv, taps.flip(0), bias, gelu=False)
     g_weight = sums[:9].t().reshape(weight.shape).to(weight.dtype)
     return g_x, g_weight, sums[9].to(bias.dtype, copy=True)  # ops must not return views of one
 

@@ -20,13 +20,19 @@ def _place(offset, r, in_r, H, W, H_out, W_out, taps, kw, stride, padding, dilat
     y = tl.minimum(tl.maximum(y, -2.), H + 1.)
     x = tl.minimum(tl.maximum(x, -2.), W + 1.)
     y0, x0 = tl.floor(y), tl.floor(x)
-    return q // (W_out * H_out), y0.to(tl.int64), x0.to(tl.int64), y - y0, x - x0
+    return q // (W_out * H_out), y0.to(tl.int32), x0.to(tl.int32), y - y0, x - x0
+
+
+@triton.jit
+def _numbers(pixel, c, C):
+    """Where channels ``c`` of pixels lie; their numbers may need more than 32 bits."""
+    return pixel.to(tl.int64)[:, None] * C + c[None, :]
 
 
 @triton.jit
 def _forward_kernel(x, offset, out, H, W, C, H_out, W_out, total, taps, kw, stride, padding,
                     dilation, READS: tl.constexpr, CHANNELS: tl.constexpr):
-    r = tl.program_id(0).to(tl.int64) * READS + tl.arange(0, READS)
+    r = tl.program_id(0) * READS + tl.arange(0, READS)
     c = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
     in_r, in_c = r < total, c < C
     image, top, left, ly, lx = _place(offset, r, in_r, H, W, H_out, W_out, taps, kw, stride,
@@ -37,17 +43,17 @@ def _forward_kernel(x, offset, out, H, W, C, H_out, W_out, total, taps, kw, stri
         row, col = top + down, left + right
         share = (down * ly + (1 - down) * (1 - ly)) * (right * lx + (1 - right) * (1 - lx))
         inside = in_r & (row >= 0) & (row < H) & (col >= 0) & (col < W)
-        v = tl.load(x + ((image * H + row) * W + col)[:, None] * C + c[None, :],
+        v = tl.load(x + _numbers((image * H + row) * W + col, c, C),
                     mask=inside[:, None] & in_c[None, :], other=0.)
         acc += v.to(tl.float32) * share[:, None]
-    tl.store(out + r[:, None] * C + c[None, :], acc.to(out.dtype.element_ty),
+    tl.store(out + _numbers(r, c, C), acc.to(out.dtype.element_ty),
              mask=in_r[:, None] & in_c[None, :])
 
 
 @triton.jit
 def _backward_kernel(grad, x, offset, g_x, g_offset, H, W, C, H_out, W_out, total, taps, kw,
                      stride, padding, dilation, READS: tl.constexpr, CHANNELS: tl.constexpr):
-    r = tl.program_id(0).to(tl.int64) * READS + tl.arange(0, READS)
+    r = tl.program_id(0) * READS + tl.arange(0, READS)
     in_r = r < total
     image, top, left, ly, lx = _place(offset, r, in_r, H, W, H_out, W_out, taps, kw, stride,
                                       padding, dilation)
@@ -55,7 +61,7 @@ def _backward_kernel(grad, x, offset, g_x, g_offset, H, W, C, H_out, W_out, tota
     for start in range(0, C, CHANNELS):
         c = start + tl.arange(0, CHANNELS)
         in_c = c < C
-        g = tl.load(grad + r[:, None] * C + c[None, :], mask=in_r[:, None] & in_c[None, :],
+        g = tl.load(grad + _numbers(r, c, C), mask=in_r[:, None] & in_c[None, :],
                     other=0.).to(tl.float32)
         for corner in tl.static_range(4):
             down, right = corner // 2, corner % 2
@@ -64,7 +70,7 @@ def _backward_kernel(grad, x, offset, g_x, g_offset, H, W, C, H_out, W_out, tota
             share_x = right * lx + (1 - right) * (1 - lx)
             inside = in_r & (row >= 0) & (row < H) & (col >= 0) & (col < W)
             mask = inside[:, None] & in_c[None, :]
-            place = ((image * H + row) * W + col)[:, None] * C + c[None, :]
+            place = _numbers((image * H + row) * W + col, c, C)
             tl.atomic_add(g_x + place, g * (share_y * share_x)[:, None], mask=mask)
             v = tl.load(x + place, mask=mask, other=0.).to(tl.float32)
             along = tl.sum(g * v, axis=1)

@@ -13,12 +13,13 @@ from torch import Tensor
 def _tokens(total, H, W, s, TOKENS: tl.constexpr, GROUP: tl.constexpr, SIZE: tl.constexpr):
     """The window of each of this program's tokens, its place in the map, and whether it is one."""
     t = tl.arange(0, TOKENS)
-    window = tl.program_id(0).to(tl.int64) * GROUP + t // SIZE
+    window = tl.program_id(0) * GROUP + t // SIZE
     valid = (t < GROUP * SIZE) & (window < total)
     w, h = W // s, H // s
     row = window // w % h * s + t % SIZE // s
     col = window % w * s + t % SIZE % s
-    return window, (window // (w * h) * H + row) * W + col, valid
+    # The token's number fits 32 bits, those of its channels may not.
+    return window, ((window // (w * h) * H + row) * W + col).to(tl.int64), valid
 
 
 @triton.jit
