@@ -9,8 +9,6 @@ litv2_small:official (the release's dataflow), :reference (the plain form of eve
 litv2_small:fused:compiled.
 """
 import argparse
-import json
-import subprocess
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -19,7 +17,13 @@ import torch
 
 from mmlit.analysis import count_flops
 from mmlit.benchmark.candidates import PEERS, Setting, build, prepare
-from mmlit.benchmark.measuring import interleave, machine_rates, peak_memory, summarise
+from mmlit.benchmark.measuring import (
+    interleave,
+    machine_rates,
+    memory_in_a_process,
+    peak_memory,
+    summarise,
+)
 from mmlit.benchmark.official_style import mmcv_deform_conv2d
 from mmlit.benchmark.reporting import environment, scatter, table, write_json
 from mmlit.command_line import clean_errors
@@ -55,7 +59,7 @@ def main():
                       args.train, args.window)
     with clean_errors():
         if args.memory_of:
-            print(json.dumps(memory(args.memory_of, setting)))
+            print(memory(args.memory_of, setting))
         else:
             compare(args, setting)
 
@@ -117,13 +121,6 @@ def row(name: str, result: dict) -> list[str]:
             f'{result["p95"] * 1e3:.1f}', f'{result["speedup"]:.2f}',
             f'{result["speedup_low"]:.2f}-{result["speedup_high"]:.2f}',
             f'{result["memory"] / 2**20:.0f}' if 'memory' in result else '-']
-
-
-def memory_in_a_process(name: str) -> int:
-    """Peak memory of a model, in a process where nothing else has been."""
-    command = [sys.executable, '-W', 'ignore', *sys.argv, '--memory-of', name]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-    return json.loads(done.stdout.splitlines()[-1])
 
 
 def memory(name: str, setting: Setting) -> int:

@@ -12,12 +12,12 @@ import torch
 
 from mmlit.analysis import count_flops
 from mmlit.benchmark.attention import LAYERS
-from mmlit.benchmark.measuring import interleave, summarise
+from mmlit.benchmark.measuring import interleave, memory_in_a_process, peak_memory, summarise
 from mmlit.benchmark.reporting import curves, environment, table
 from mmlit.command_line import clean_errors
 
 SIZES = [14, 14, 20, 32, 28, 28, 40, 64, 56, 56, 80, 128]
-HEAD = ['layer', 'tokens', 'params M', 'MACs M', 'images/s', 'p50 ms', 'ratio', 'spread']
+HEAD = ['layer', 'tokens', 'params M', 'MACs M', 'images/s', 'p50 ms', 'ratio', 'spread', 'MiB']
 
 
 def parse_args():
@@ -34,6 +34,7 @@ def parse_args():
     parser.add_argument('--seconds', type=float, default=0.5, help='length of a turn in a round')
     parser.add_argument('--csv', type=Path, metavar='FILE')
     parser.add_argument('--plot', type=Path, metavar='FILE', help='time over tokens')
+    parser.add_argument('--memory-of', help=argparse.SUPPRESS)  # for the processes it starts
     args = parser.parse_args()
     if len(args.sizes) % 2:
         parser.error('--sizes takes pairs of heights and widths')
@@ -42,10 +43,12 @@ def parse_args():
 
 def main():
     args = parse_args()
-    rows = []
+    sizes = list(zip(args.sizes[::2], args.sizes[1::2], strict=True))
     with clean_errors():
-        for size in zip(args.sizes[::2], args.sizes[1::2], strict=True):
-            rows += compare(args, size)
+        if args.memory_of:
+            print(memory(args, args.memory_of, sizes[0]))
+            return
+        rows = [row for size in sizes for row in compare(args, size)]
     facts = environment(args.device)
     print(f'batch {args.batch}, {args.dim} channels, {args.heads} heads, {args.dtype}, '
           f'{facts["device"]}, {facts["threads"]} threads, torch {facts["torch"]}, load average '
@@ -57,7 +60,7 @@ def main():
             csv.writer(f).writerows([HEAD, *rows])
     if args.plot:
         lines = {}
-        for name, tokens, *_, p50, _, _ in rows:
+        for name, tokens, _, _, _, p50, *_ in rows:
             h, w = map(int, tokens.split('x'))
             lines.setdefault(name, []).append((h * w, float(p50)))
         curves(args.plot, lines, 'tokens', 'ms')
@@ -65,12 +68,10 @@ def main():
 
 @torch.no_grad()
 def compare(args, size: tuple[int, int]) -> list[list[str]]:
-    device, dtype = torch.device(args.device), getattr(torch, args.dtype)
-    x = torch.randn(args.batch, *size, args.dim, device=device, dtype=dtype)
-    layers = {name: LAYERS[name](args.dim, args.heads, size).to(device, dtype).eval()
-              for name in args.layers}
+    x = tokens(args, size)
+    layers = {name: build(args, name, size) for name in args.layers}
     times = interleave({name: lambda layer=layer: layer(x) for name, layer in layers.items()},
-                       device, args.rounds, args.seconds)
+                       x.device, args.rounds, args.seconds)
     rows = []
     for name, result in summarise(times, args.layers[0]).items():
         params = sum(p.numel() for p in layers[name].parameters())
@@ -79,8 +80,26 @@ def compare(args, size: tuple[int, int]) -> list[list[str]]:
             name, f'{size[0]}x{size[1]}', f'{params / 1e6:.2f}', f'{macs / 1e6:.1f}',
             f'{args.batch / result["median"]:.1f}', f'{result["p50"] * 1e3:.2f}',
             f'{result["speedup"]:.2f}',
-            f'{result["speedup_low"]:.2f}-{result["speedup_high"]:.2f}'])
+            f'{result["speedup_low"]:.2f}-{result["speedup_high"]:.2f}',
+            f'{memory_in_a_process(name, "--sizes", *map(str, size)) / 2**20:.0f}'])
     return rows
+
+
+@torch.no_grad()
+def memory(args, name: str, size: tuple[int, int]) -> int:
+    x, layer = tokens(args, size), build(args, name, size)
+    weights = sum(t.nbytes for t in layer.state_dict().values())
+    return peak_memory(lambda: layer(x), x.device, weights)
+
+
+def tokens(args, size: tuple[int, int]) -> torch.Tensor:
+    return torch.randn(args.batch, *size, args.dim, device=args.device,
+                       dtype=getattr(torch, args.dtype))
+
+
+def build(args, name: str, size: tuple[int, int]) -> torch.nn.Module:
+    layer = LAYERS[name](args.dim, args.heads, size)
+    return layer.to(args.device, getattr(torch, args.dtype)).eval()
 
 
 if __name__ == '__main__':

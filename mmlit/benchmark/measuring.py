@@ -3,6 +3,7 @@ import ctypes
 import gc
 import resource
 import statistics
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -84,6 +85,16 @@ def peak_memory(run: Callable, device: torch.device, weights: int) -> int:
     before = _reset_peak()
     run()
     return weights + max(_peak() - before, 0)
+
+
+def memory_in_a_process(name: str, *options: str) -> int:
+    """What the running command prints last when it is called again, with ``--memory-of NAME``.
+
+    On a CPU peak memory is a process's, and wants one where nothing else has been.
+    """
+    command = [sys.executable, '-W', 'ignore', *sys.argv, '--memory-of', name, *options]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    return int(done.stdout.splitlines()[-1])
 
 
 def machine_rates(device: torch.device, dtype: torch.dtype) -> dict[str, float]:
