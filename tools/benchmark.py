@@ -116,8 +116,9 @@ HEAD = ['model', 'params M', 'MACs G', 'images/s', 'p50 ms', 'p95 ms', 'ratio', 
 
 
 def row(name: str, result: dict) -> list[str]:
+    speed = result['images_per_second']
     return [name, f'{result["params"] / 1e6:.1f}', f'{result["macs"] / 1e9:.2f}',
-            f'{result["images_per_second"]:.1f}', f'{result["p50"] * 1e3:.1f}',
+            f'{speed:.1f}' if speed >= 10 else f'{speed:.3f}', f'{result["p50"] * 1e3:.1f}',
             f'{result["p95"] * 1e3:.1f}', f'{result["speedup"]:.2f}',
             f'{result["speedup_low"]:.2f}-{result["speedup_high"]:.2f}',
             f'{result["memory"] / 2**20:.0f}' if 'memory' in result else '-']

@@ -44,10 +44,23 @@ def scatter(path: Path, points: dict[str, tuple[float, float]], xlabel: str, yla
     figure, ax = plt.subplots(figsize=(7, 5))
     for name, (x, y) in points.items():
         ax.scatter(x, y, color='tab:red' if name.startswith('litv2') else 'tab:blue')
-        ax.annotate(name, (x, y), textcoords='offset points', xytext=(4, 4), fontsize=7)
-    ax.margins(x=0.2)  # room for the names
+    ax.margins(x=0.1, y=0.1)
     ax.set(xlabel=xlabel, ylabel=ylabel, title=title)
+    figure.tight_layout()
+    _name_points(ax, points)
     _save(figure, path)
+
+
+def _name_points(ax, points: dict[str, tuple[float, float]]) -> None:
+    """Write names beside points, towards the middle, each above those that it would cover."""
+    middle, taken = sum(ax.get_xlim()) / 2, []
+    for name, (x, y) in sorted(points.items(), key=lambda point: point[1][1]):
+        side, align = (-6, 'right') if x > middle else (6, 'left')
+        label = ax.annotate(name, (x, y), textcoords='offset points', xytext=(side, -3), ha=align,
+                            fontsize=7)
+        while any(label.get_window_extent().overlaps(box) for box in taken):
+            label.xyann = (side, label.xyann[1] + 1)
+        taken.append(label.get_window_extent())
 
 
 def curves(path: Path, lines: dict[str, list[tuple[float, float]]], xlabel: str,

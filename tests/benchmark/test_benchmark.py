@@ -128,15 +128,16 @@ def test_peers():
 
 @pytest.mark.slow
 def test_command_line(tmp_path):
-    out = tmp_path / 'figures/out.json'
+    out, picture = tmp_path / 'figures/out.json', tmp_path / 'figures/out.png'
     run = subprocess.run(
         [sys.executable, '-W', 'ignore', 'tools/benchmark.py', 'litv2_small:official',
          'litv2_small', '--batch', '1', '--shape', '64', '64', '--rounds', '2', '--seconds', '0',
-         '--json', out], cwd=ROOT, capture_output=True, text=True)
+         '--json', out, '--plot', picture], cwd=ROOT, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
     results = json.loads(out.read_text())['results']
     assert results['litv2_small:official']['speedup'] == 1
     assert all(r['memory'] > 4 * r['params'] for r in results.values())
+    assert picture.stat().st_size > 1000
     assert 'deformable convolution of official-style models' in run.stdout
 
 
