@@ -14,6 +14,7 @@ from mmlit.analysis import count_flops
 from mmlit.benchmark.attention import LAYERS
 from mmlit.benchmark.measuring import interleave, memory_in_a_process, peak_memory, summarise
 from mmlit.benchmark.reporting import curves, environment, table
+from mmlit.checkpoints import written_whole
 from mmlit.command_line import clean_errors
 
 SIZES = [14, 14, 20, 32, 28, 28, 40, 64, 56, 56, 80, 128]
@@ -55,8 +56,7 @@ def main():
           f'{facts["load_average"][0]}; ratios to {args.layers[0]}\n')
     print(table([HEAD, *rows]))
     if args.csv:
-        args.csv.parent.mkdir(parents=True, exist_ok=True)
-        with args.csv.open('w', newline='') as f:
+        with written_whole(args.csv) as partial, partial.open('w', newline='') as f:
             csv.writer(f).writerows([HEAD, *rows])
     if args.plot:
         lines = {}

@@ -13,9 +13,9 @@ import subprocess
 import tempfile
 from pathlib import Path
 
+from mmlit import ops
 from mmlit.benchmark.reporting import table
 from mmlit.command_line import clean_errors
-from mmlit.errors import ArgumentError
 
 POINTERS = {'x', 'weight', 'bias', 'out', 'grad', 'g_conv', 'qkv', 'g_qkv'}  # of the map's dtype
 FLOAT_POINTERS = {'partial', 'offset', 'g_offset', 'g_x'}
@@ -34,10 +34,8 @@ def main():
     args = parse_args()
     os.environ.pop('TRITON_INTERPRET', None)  # kernels of the interpreter cannot be compiled
     with clean_errors():
-        try:
-            from mmlit.ops.gpu import dwconv, sampling, windows
-        except (ImportError, AttributeError) as e:
-            raise ArgumentError(f'the kernels need triton >= 3.3 and torch >= 2.7: {e}') from e
+        ops.use('triton')  # says what is missing
+    from mmlit.ops.gpu import dwconv, sampling, windows
     rows = [['kernel', 'dtype', 'registers', 'stack', 'shared', 'instructions']]
     for dtype in args.dtypes:
         blocks = dict(LINES=dwconv.LINES, CHANNELS=dwconv.CHANNELS, STRIP=dwconv.STRIP)

@@ -72,6 +72,7 @@ def curves(path: Path, lines: dict[str, list[tuple[float, float]]], xlabel: str,
         ax.plot(*zip(*points, strict=True), marker='o', label=name)
     ax.set(xlabel=xlabel, ylabel=ylabel, xscale='log', yscale='log')
     ax.legend(fontsize=7)
+    figure.tight_layout()
     _save(figure, path)
 
 
@@ -83,6 +84,5 @@ def _pyplot():
 
 
 def _save(figure, path: Path) -> None:
-    figure.tight_layout()
     with written_whole(path) as partial:
         figure.savefig(partial, dpi=120)
