@@ -2,9 +2,12 @@
 import hashlib
 import http.server
 import logging
+import os
 import random
 import re
 import threading
+from argparse import Namespace
+from fractions import Fraction
 from pathlib import Path
 
 import pytest
@@ -12,8 +15,8 @@ import torch
 from safetensors.torch import save_file
 
 from mmlit import LITv2, LITv2Classifier, list_pretrained, litv2_small, load_checkpoint
+from mmlit.checkpoints import allow_list, read_checkpoint, written_whole
 from mmlit.checkpoints import loading as loading_module
-from mmlit.checkpoints import read_checkpoint, written_whole
 from mmlit.checkpoints.pretrained import PUBLISHED
 from mmlit.errors import CheckpointError
 
@@ -159,15 +162,38 @@ def test_duplicate_names(official, save):
         load_checkpoint(classifier(), save(official))
 
 
+@pytest.mark.skipif(not allow_list.EXTENDABLE, reason='torch < 2.6 names the first only')
 def test_every_refused_type_is_named(official, save):
-    content = dict(model=official, args=argparse_namespace(), when=[threading.Event])
+    content = dict(model=official, args=Namespace(lr=0.1), when=[threading.Event])
     with pytest.raises(CheckpointError, match='argparse.Namespace, threading.Event'):
         load_checkpoint(classifier(), save(content))
 
 
-def argparse_namespace():
-    import argparse
-    return argparse.Namespace(lr=0.1)
+class Attack:
+
+    def __reduce__(self):
+        return os.mkdir, ('attacked', )
+
+
+@pytest.mark.parametrize('extendable', {allow_list.EXTENDABLE, False})
+@pytest.mark.parametrize('zipped', [True, False])
+def test_types_of_a_toolkit(official, tmp_path, monkeypatch, extendable, zipped):
+    """Those that are allowed are read, and no others, also with torch before 2.6."""
+    monkeypatch.setattr(allow_list, 'EXTENDABLE', extendable)
+    monkeypatch.chdir(tmp_path)
+
+    def read(content):
+        torch.save(dict(content, model=official), 'x.pth', _use_new_zipfile_serialization=zipped)
+        return read_checkpoint('x.pth', allowed=[Fraction, (Path, 'pathlib.PosixPath')])
+
+    checkpoint = read(dict(number=Fraction(1, 3), where=Path('a/b')))
+    assert checkpoint['number'] == Fraction(1, 3) and checkpoint['where'] == Path('a/b')
+    for key, value in official.items():
+        assert torch.equal(checkpoint['model'][key], value)
+    for content, name in [(Namespace(lr=0.1), 'argparse.Namespace'), (Attack(), 'posix.mkdir')]:
+        with pytest.raises(CheckpointError, match=name):
+            read(dict(number=Fraction(1, 3), args=content))
+    assert not Path('attacked').exists()
 
 
 def test_web_page(tmp_path):

@@ -54,6 +54,24 @@ def test_sizes_share_a_graph(form):
 
 
 @torch.no_grad()
+@pytest.mark.parametrize('form', ['fast', 'reference'])
+def test_the_forms_in_the_graph(form):
+    """A graph holds the forms that eager execution takes, not those of exports."""
+    graphs = []
+
+    def backend(graph, inputs):
+        graphs.append(graph)
+        return graph
+
+    with use(form):
+        torch.compile(build().eval(), backend=backend, fullgraph=True)(images(1, 64, 64))
+    calls = {str(node.target) for node in graphs[0].graph.nodes}
+    fast = form == 'fast' and ffn_module.TILED is not None
+    assert any('conv_ffn' in call for call in calls) == fast
+    assert any('embedding_bag' in call for call in calls)
+
+
+@torch.no_grad()
 def test_fused_model():
     model = build(out_indices=ALL, init_values=0.1).eval().fuse()
     x = images(2, 50, 75)

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from mmengine.registry import MODELS, Registry
 from torch import nn
 
-from mmlit import LITv2, LITv2Classifier, litv2_small
+from mmlit import LITv2, LITv2Classifier, litv2_small, ops
 from mmlit.errors import ArgumentError
 from mmlit.models import HiLoAttention, litv2, merging
 from mmlit.models.layers import DropPath
@@ -72,6 +72,20 @@ def test_shapes(size):
         assert out.shape == (1, DIMS[i], h // 2**i, w // 2**i)
         assert out.is_contiguous()  # what mmcv's compiled ops take for granted
         assert out.isfinite().all()
+
+
+@pytest.mark.parametrize('form', ['fast', 'reference'])
+@pytest.mark.parametrize('kwargs', [dict(drop_path_rate=0.5, with_cp=True), dict(init_values=0.1)],
+                         ids=str)
+def test_tensors_without_data(kwargs, form):
+    """On 'meta' shapes cost nothing; and nothing is made on another device than the images'."""
+    model = build(out_indices=ALL, **kwargs).to('meta')
+    with ops.use(form):
+        outs = model(torch.empty(2, 3, 50, 75, device='meta'))
+        loss_of(outs).backward()
+    assert [o.shape[2:] for o in outs] == [o.shape[2:] for o in build(out_indices=ALL)(
+        images(2, 50, 75))]
+    assert {t.device.type for t in (*outs, *(p.grad for p in model.parameters()))} == {'meta'}
 
 
 @pytest.mark.parametrize('kwargs, channels, size', [

@@ -6,11 +6,16 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from mmlit import ops
 from mmlit.models import HiLoAttention, LITv2Classifier
+
+try:
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+except ImportError as e:
+    raise ImportError('mmlit.analysis counts with what torch >= 2.4 has; this is torch '
+                      f'{torch.__version__}') from e
 
 
 def count_flops(model: nn.Module, shape: Sequence[int]) -> int:

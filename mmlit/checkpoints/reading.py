@@ -3,7 +3,6 @@ import pickle
 import re
 import zipfile
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import torch
@@ -13,6 +12,7 @@ from torch import Tensor
 
 from mmlit.errors import CheckpointError
 
+from .allow_list import load
 from .downloading import download
 
 # What the known codebases call the weights at the top of a checkpoint.
@@ -79,11 +79,9 @@ def _read_pickled(path: Path, allowed: Sequence[type]) -> object:
                               'Download the file itself.')
     try:
         _check_sums(path)
-        with _allowing(allowed):
-            return torch.load(path, map_location='cpu', weights_only=True)
+        return load(path, allowed)
     except pickle.UnpicklingError as e:
-        with _allowing(allowed):
-            refused = _refused_types(path, e)
+        refused = _refused_types(path, e, allowed)
         if not refused:  # torch refuses what is no pickle at all in the same way
             raise CheckpointError(f'{path} is not a PyTorch checkpoint') from None
         raise CheckpointError(
@@ -92,10 +90,6 @@ def _read_pickled(path: Path, allowed: Sequence[type]) -> object:
             'state_dict alone.') from None
     except Exception as e:  # a damaged pickle can make its reader fail in any way
         raise _damaged(path, e) from None
-
-
-def _allowing(types: Sequence[type]) -> AbstractContextManager:
-    return torch.serialization.safe_globals(types) if types else nullcontext()
 
 
 def _check_sums(path: Path) -> None:
@@ -107,14 +101,16 @@ def _check_sums(path: Path) -> None:
             raise ValueError(f'the checksum of {bad} in it is wrong')
 
 
-def _refused_types(path: Path, error: pickle.UnpicklingError) -> list[str]:
+def _refused_types(path: Path, error: pickle.UnpicklingError, allowed: Sequence[type]) -> list[str]:
     """Names of the types that ``weights_only`` refuses: all, or at least the first one met."""
     # torch's message names the object that it refused to make.
     found = re.search(r'(?:GLOBAL|class|function) ([\w.]+)', str(error))
     if not found or 'nsupported' not in str(error):
         return []
     try:
-        return sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path)) or [found[1]]
+        with torch.serialization.safe_globals(allowed):
+            names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+        return sorted(names) or [found[1]]
     except Exception:  # torch < 2.6, or not the format of torch >= 1.6
         return [found[1]]
 

@@ -3,7 +3,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmlit.ops import deform_conv2d
+from mmlit.ops import deform_conv2d, without_autocast
 
 from .layers import build_act, build_norm
 
@@ -45,8 +45,8 @@ class DeformConv2d(nn.Module):
         """Offsets (B, H_out, W_out, 2 * k * k), float32 at least: a position in the hundreds
         has a resolution of whole pixels in bfloat16."""
         conv = self.conv_offset
-        dtype = torch.promote_types(x.dtype, torch.float32)
-        with torch.autocast(x.device.type, enabled=False):
+        dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
+        with without_autocast(x):
             offset = F.conv2d(
                 x.permute(0, 3, 1, 2).to(dtype), conv.weight.to(dtype), conv.bias.to(dtype),
                 **self.geometry)

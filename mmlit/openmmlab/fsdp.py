@@ -11,6 +11,7 @@ from torch.distributed.fsdp import FullyShardedDataParallel
 from torch.distributed.fsdp.wrap import ModuleWrapPolicy
 
 from mmlit.checkpoints import replace_when_whole
+from mmlit.checkpoints.allow_list import EXTENDABLE
 from mmlit.errors import ConfigError
 from mmlit.models.litv2 import Block
 
@@ -72,8 +73,12 @@ def prepare_fsdp(cfg: Config) -> None:
 
     Raises:
         ConfigError: If it asks for checkpoints in parts, which cannot be resumed, or for weights to
-            start from, which FlexibleRunner would load without regard to what does not fit.
+            start from, which FlexibleRunner would load without regard to what does not fit; or if
+            torch is older than 2.6.
     """
+    if not EXTENDABLE:
+        raise ConfigError('FSDP needs torch >= 2.6, which reads its checkpoints without running '
+                          f'what they may hold; this is torch {torch.__version__}')
     strategy = cfg.strategy
     strategy.type = 'ResumableFSDPStrategy'
     if strategy.setdefault('state_dict_cfg', 'full') != 'full':

@@ -3,8 +3,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .forms import by_triton, exporting
+from .forms import by_triton
 from .linears import linear
+from .torch_state import exporting
 
 
 def deform_conv2d(x: Tensor,

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from .forms import by_triton, on_cpu
 from .linears import linear
+from .torch_state import compiling, cpu_autocast
 
 # Hidden map of one tile: with its neighbours in the pipeline it fits the last-level cache, and is
 # large enough for matrix products to run at full speed.
@@ -36,12 +37,9 @@ def conv_ffn(x: Tensor, w1: Tensor, b1: Tensor, dw: Tensor, db: Tensor, w2: Tens
         return F.linear(hidden, w2, b2)
     if not tiled_fits(x, w1):
         return conv_ffn_reference(x, *weights)
-    if torch.is_autocast_enabled('cpu'):
-        dtype = torch.get_autocast_dtype('cpu')
+    if dtype := cpu_autocast():
         x, *weights = (t.to(dtype) for t in (x, *weights))
-    # Without gradients and compiler, there is no need to pay for the dispatch of a custom op.
-    needs_op = torch.compiler.is_compiling() or torch.is_grad_enabled()
-    return (torch.ops.mmlit.conv_ffn if needs_op else _forward)(x, *weights)
+    return (torch.ops.mmlit.conv_ffn if _needs_op() else _forward)(x, *weights)
 
 
 def conv_ffn_reference(x: Tensor, w1: Tensor, b1: Tensor, dw: Tensor, db: Tensor, w2: Tensor,
@@ -56,10 +54,15 @@ def tiled_fits(x: Tensor, w1: Tensor) -> bool:
     In training, tiles recompute the hidden map: a sixth more products, which small maps, in the
     cache anyway, do not win back.
     """
-    if not on_cpu(x) or TILED is None:
+    if not on_cpu(x) or (TILED is None and _needs_op()):
         return False
     trains = torch.is_grad_enabled() and (x.requires_grad or w1.requires_grad)
     return not trains or _hidden_bytes(x, w1) > 2 * TILE_BYTES
+
+
+def _needs_op() -> bool:
+    # Without gradients and compiler, there is no need to pay for the dispatch of a custom op.
+    return compiling() or torch.is_grad_enabled()
 
 
 def _hidden_bytes(x: Tensor, w1: Tensor) -> int:
@@ -141,7 +144,11 @@ def _register():
            b2: Tensor) -> Tensor:
         return _forward(x, w1, b1, dw, db, w2, b2)
 
-    @torch.library.custom_op('mmlit::conv_ffn_backward', mutates_args=(), device_types='cpu')
+    # The schema is spelled out, for torch 2.4 cannot tell it from list[Tensor].
+    @torch.library.custom_op(
+        'mmlit::conv_ffn_backward', mutates_args=(), device_types='cpu',
+        schema='(Tensor grad, Tensor x, Tensor w1, Tensor b1, Tensor dw, Tensor db, Tensor w2) '
+               '-> Tensor[]')
     def backward_op(grad: Tensor, x: Tensor, w1: Tensor, b1: Tensor, dw: Tensor, db: Tensor,
                     w2: Tensor) -> list[Tensor]:
         return _backward(grad, x, w1, b1, dw, db, w2)

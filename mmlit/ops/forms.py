@@ -7,6 +7,8 @@ from torch import Tensor, nn
 
 from mmlit.errors import ArgumentError
 
+from .torch_state import compiling, exporting, has_hooks, watched
+
 FORMS = ('fast', 'reference', 'triton')
 
 
@@ -65,12 +67,7 @@ def fast() -> bool:
     """
     if _form == 'reference' or exporting():
         return False
-    return torch.compiler.is_compiling() or not torch._C._len_torch_dispatch_stack()
-
-
-def exporting() -> bool:
-    """Whether the model is being written down, for sizes and runtimes that are not known yet."""
-    return torch.jit.is_tracing() or getattr(torch.compiler, 'is_exporting', bool)()
+    return compiling() or not watched()
 
 
 def on_cpu(x: Tensor) -> bool:
@@ -90,6 +87,4 @@ def is_plain(module: nn.Module, kind: type) -> bool:
     A fused form reads the weights of several modules without calling them. It must not where
     someone has wrapped one (adapters, parametrisations, quantisation) or watches it with hooks.
     """
-    return type(module) is kind and not (
-        module._forward_hooks or module._forward_pre_hooks or module._backward_hooks
-        or module._backward_pre_hooks or nn.modules.module._has_any_global_hook())
+    return type(module) is kind and not has_hooks(module)

@@ -4,6 +4,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .forms import is_plain, on_cpu
+from .torch_state import compiling, cpu_autocast
 
 # What torch.compile emits for linear layers on CPUs; it has no backward.
 ONEDNN = getattr(torch.ops.mkldnn, '_linear_pointwise', None) if torch.backends.mkldnn.is_available(
@@ -36,8 +37,8 @@ def call_linear(layer: nn.Module, x: Tensor) -> Tensor:
 
 def _onednn_fits(x: Tensor, weight: Tensor) -> bool:
     # torch.compile picks its own product, and takes this one for constant weights only.
-    return (not torch.compiler.is_compiling()
+    return (not compiling()
             and on_cpu(x) and ONEDNN is not None and x.dtype == weight.dtype == torch.float32
             and weight.is_contiguous() and x.numel() > 0
-            and not torch.is_autocast_enabled('cpu')
+            and not cpu_autocast()
             and not (torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)))

@@ -2,7 +2,7 @@
 import torch.nn.functional as F
 from torch import Tensor
 
-from .forms import exporting
+from .torch_state import exporting
 
 
 def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
@@ -21,5 +21,5 @@ def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
     if not exporting() and H % multiple == 0 and W % multiple == 0:
         return x
     # Sides written as a product: symbolic sizes are then multiples without proof.
-    bottom, right = ((n + multiple - 1) // multiple * multiple - n for n in (H, W))
+    bottom, right = [(n + multiple - 1) // multiple * multiple - n for n in (H, W)]
     return F.pad(x, (0, 0, 0, right, 0, bottom))
