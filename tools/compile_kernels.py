@@ -17,7 +17,8 @@ from mmlit import ops
 from mmlit.benchmark.reporting import table
 from mmlit.command_line import clean_errors
 
-POINTERS = {'x', 'weight', 'bias', 'out', 'grad', 'g_conv', 'qkv', 'g_qkv'}  # of the map's dtype
+# Of the map's dtype.
+POINTERS = {'x', 'weight', 'bias', 'out', 'grad', 'active', 'g_conv', 'qkv', 'g_qkv'}
 FLOAT_POINTERS = {'partial', 'offset', 'g_offset', 'g_x'}
 
 

@@ -33,8 +33,9 @@ def conv_ffn(x: Tensor, w1: Tensor, b1: Tensor, dw: Tensor, db: Tensor, w2: Tens
     """
     weights = (w1, b1, dw, db, w2, b2)
     if by_triton(x):
-        hidden = torch.ops.mmlit.dwconv_gelu(F.linear(x, w1, b1), dw, db)
-        return F.linear(hidden, w2, b2)
+        hidden = F.linear(x, w1, b1)  # whose dtype autocast may choose
+        return torch.ops.mmlit.dwconv_gelu_linear(hidden, dw, db, w2.to(hidden.dtype),
+                                                  b2.to(hidden.dtype))
     if not tiled_fits(x, w1):
         return conv_ffn_reference(x, *weights)
     if dtype := cpu_autocast():

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from mmlit import LITv2, ops
+from mmlit.models.ffn import ConvFFN
 from mmlit.ops.deform_conv import _sample
 from mmlit.ops.ffn import _depthwise
 
@@ -48,31 +49,58 @@ def check(kernel, plain, tensors):
         assert (a.double() - b).norm() <= TOLERANCE[tensors[0].dtype] * b.norm()
 
 
-def depthwise_gelu(x, weight, bias):
-    return F.gelu(_depthwise(x, weight, bias))
+def depthwise_gelu_linear(x, dw, db, weight, bias):
+    return F.linear(F.gelu(_depthwise(x, dw, db)), weight, bias)
+
+
+def ffn_tail(*size, dtype=torch.float32, dw_dtype=None):
+    """A hidden map and the weights that it meets."""
+    C, wide = size[-1], dw_dtype or dtype
+    return [randn(*size, dtype=dtype), randn(C, 1, 3, 3, dtype=wide), randn(C, dtype=wide),
+            randn(6, C, dtype=dtype), randn(6, dtype=dtype)]
 
 
 @dtypes
 @pytest.mark.parametrize('size', [(1, 1, 1, 5), (2, 3, 7, 33), (1, 6, 5, 70)], ids=str)
-def test_dwconv_gelu(size, dtype):
-    C = size[-1]
-    tensors = [randn(*size, dtype=dtype), randn(C, 1, 3, 3, dtype=dtype), randn(C, dtype=dtype)]
-    check(torch.ops.mmlit.dwconv_gelu, depthwise_gelu, tensors)
+def test_dwconv_gelu_linear(size, dtype):
+    check(torch.ops.mmlit.dwconv_gelu_linear, depthwise_gelu_linear, ffn_tail(*size, dtype=dtype))
 
 
-def test_dwconv_gelu_sums_in_chunks(monkeypatch):
+def test_dwconv_gelu_linear_sums_in_chunks(monkeypatch):
     from mmlit.ops.gpu import dwconv
     monkeypatch.setattr(dwconv, 'CHUNKS', 2)
     for name, value in dict(LINES=2, STRIP=4, CHANNELS=2).items():
         monkeypatch.setattr(dwconv, name, value)
-    check(torch.ops.mmlit.dwconv_gelu, depthwise_gelu,
-          [randn(1, 5, 7, 3), randn(3, 1, 3, 3), randn(3)])
+    check(torch.ops.mmlit.dwconv_gelu_linear, depthwise_gelu_linear, ffn_tail(1, 5, 7, 3))
 
 
-def test_dwconv_gelu_with_wider_weights():
+def test_dwconv_gelu_linear_with_wider_weights():
     """As under autocast."""
-    x, weight, bias = randn(1, 4, 4, 8, dtype=torch.bfloat16), randn(8, 1, 3, 3), randn(8)
-    check(torch.ops.mmlit.dwconv_gelu, depthwise_gelu, [x, weight, bias])
+    check(torch.ops.mmlit.dwconv_gelu_linear, depthwise_gelu_linear,
+          ffn_tail(1, 4, 4, 8, dtype=torch.bfloat16, dw_dtype=torch.float32))
+
+
+def test_training_keeps_one_hidden_map():
+    """Of three that autograd keeps of the plain form."""
+
+    def kept(form):
+        layer = ConvFFN(8, 32, dict(type='GELU')).to(DEVICE)
+        weights = {p.data_ptr() for p in layer.parameters()}
+        maps = {}
+
+        def pack(tensor):
+            if tensor.untyped_storage().data_ptr() not in weights:
+                maps[tensor.untyped_storage().data_ptr()] = tensor.numel()
+            return tensor
+
+        with ops.use(form), torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+            out = layer(randn(2, 6, 6, 8))
+        out.sum().backward()
+        return sorted(maps.values())
+
+    small, hidden = 2 * 6 * 6 * 8, 2 * 6 * 6 * 32
+    assert kept('triton') == [small, hidden]
+    assert kept('reference') == [small, hidden, hidden, hidden]
 
 
 @dtypes
@@ -113,7 +141,7 @@ def test_windows(window, heads, dims, dtype):
 
 
 @pytest.mark.parametrize('op, tensors', [
-    ('dwconv_gelu', lambda: (randn(1, 3, 4, 5), randn(5, 1, 3, 3), randn(5))),
+    ('dwconv_gelu_linear', lambda: ffn_tail(1, 3, 4, 5)),
     ('bilinear_gather', lambda: (randn(1, 4, 4, 3), randn(1, 2, 2, 8), 2, 2, 0, 1)),
     ('hifi_windows', lambda: (randn(1, 4, 4, 24), 2, 2)),
 ])
@@ -144,7 +172,7 @@ def test_model(training):
     with torch.profiler.profile() as profile:
         eager = outputs_and_gradients(model, model, x)
     calls = {event.key for event in profile.key_averages()}
-    assert {'mmlit::dwconv_gelu', 'mmlit::bilinear_gather', 'mmlit::hifi_windows'} <= calls
+    assert {'mmlit::dwconv_gelu_linear', 'mmlit::bilinear_gather', 'mmlit::hifi_windows'} <= calls
     compiled = outputs_and_gradients(
         model, torch.compile(model, backend='aot_eager', fullgraph=True), x)
     for key, value in expected.items():

@@ -1,5 +1,6 @@
-"""Triton kernels, registered as ops of PyTorch: torch.ops.mmlit.dwconv_gelu, .bilinear_gather and
-.hifi_windows. Importing this package needs triton >= 3.3, which torch 2.7 brings."""
+"""Triton kernels, registered as ops of PyTorch: torch.ops.mmlit.dwconv_gelu_linear,
+.bilinear_gather and .hifi_windows. Importing this package needs triton >= 3.3, which torch 2.7
+brings."""
 import triton.language
 
 if not hasattr(triton.language, 'tuple'):

@@ -1,5 +1,7 @@
-"""Depthwise 3x3 convolution, bias and exact GELU in one pass over a channels-last map."""
+"""Depthwise 3x3 convolution, bias and exact GELU in one pass over a channels-last map, and the
+linear after them, of which training keeps nothing but that map."""
 import torch
+import torch.nn.functional as F
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -79,10 +81,11 @@ def _forward_kernel(x, weight, bias, out, H, W, C, lines, GELU: tl.constexpr, LI
 
 
 @triton.jit
-def _backward_kernel(grad, x, weight, bias, g_conv, partial, H, W, C, lines, steps,
+def _backward_kernel(grad, x, weight, bias, active, g_conv, partial, H, W, C, lines, steps,
                      LINES: tl.constexpr, CHANNELS: tl.constexpr, STRIP: tl.constexpr):
-    """Gradient of the convolution's output; of its weights and bias, the sum over ``steps`` units,
-    as rows 0 to 8 and row 9 of ``partial``, (chunks, 10, C)."""
+    """The forward pass's output once more; the gradient of the convolution's output; of its weights
+    and bias, the sum over ``steps`` units, as rows 0 to 8 and row 9 of ``partial``,
+    (chunks, 10, C)."""
     kernel, b = _kernel_and_bias(weight, bias, C, CHANNELS)
     zeros = tl.zeros((LINES, CHANNELS), tl.float32)
     sums = (zeros, zeros, zeros, zeros, zeros, zeros, zeros, zeros, zeros, zeros)
@@ -96,10 +99,11 @@ def _backward_kernel(grad, x, weight, bias, g_conv, partial, H, W, C, lines, ste
             right = _column(x + before, place, col + 1, masks, W, C)
             columns = (left, middle, right)
             z = _convolve(columns, kernel, zeros) + b
-            slope = 0.5 * (1 + tl.erf(z * 0.7071067811865476))
-            slope += z * 0.3989422804014327 * tl.exp(-0.5 * z * z)
+            share = 0.5 * (1 + tl.erf(z * 0.7071067811865476))
             mask = masks[1] & (col < W)
             at = before + col * C + place
+            tl.store(active + at, (z * share).to(active.dtype.element_ty), mask=mask)
+            slope = share + z * 0.3989422804014327 * tl.exp(-0.5 * z * z)
             g = _read(grad, at, mask) * slope
             tl.store(g_conv + at, g.to(g_conv.dtype.element_ty), mask=mask)
             added = ()
@@ -132,55 +136,61 @@ def _grid(x: Tensor) -> tuple[int, int]:
     return triton.cdiv(B * H, LINES) * triton.cdiv(W, STRIP), triton.cdiv(C, CHANNELS)
 
 
-@torch.library.custom_op('mmlit::dwconv_gelu', mutates_args=())
-def dwconv_gelu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """Map (B, H, W, C), kernel (C, 1, 3, 3) and bias (C,) to a map (B, H, W, C).
+@torch.library.custom_op('mmlit::dwconv_gelu_linear', mutates_args=())
+def dwconv_gelu_linear(x: Tensor, dw: Tensor, db: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Map (B, H, W, C), kernel (C, 1, 3, 3) and bias (C,), linear (C_out, C) and (C_out,) to a map
+    (B, H, W, C_out).
 
-    Weights may be of another dtype than the map; sums are float32.
+    The convolution's weights may be of another dtype than the map; its sums are float32. The
+    backward pass computes the linear's input again, which costs writing it once.
     """
-    return _convolution(x.contiguous(), _taps(weight), bias.contiguous(), gelu=True)
+    return F.linear(_convolution(x.contiguous(), _taps(dw), db.contiguous(), gelu=True), weight,
+                    bias)
 
 
-@torch.library.custom_op('mmlit::dwconv_gelu_backward', mutates_args=())
-def dwconv_gelu_backward(grad: Tensor, x: Tensor, weight: Tensor,
-                         bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of map, kernel and bias."""
+@torch.library.custom_op('mmlit::dwconv_gelu_linear_backward', mutates_args=())
+def dwconv_gelu_linear_backward(
+        grad: Tensor, x: Tensor, dw: Tensor, db: Tensor,
+        weight: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of map, kernel and its bias, linear and its bias."""
     grad, x = grad.contiguous(), x.contiguous()
     B, H, W, C = x.shape
     if not x.numel():
-        return torch.zeros_like(x), torch.zeros_like(weight), torch.zeros_like(bias)
+        return tuple(torch.zeros_like(t) for t in (x, dw, db, weight, weight[:, 0]))
+    rows = grad.flatten(0, 2)
     units, channels = _grid(x)
     steps = triton.cdiv(units, CHUNKS)
     chunks = triton.cdiv(units, steps)
-    g_conv = torch.empty_like(x)
+    active, g_conv = torch.empty_like(x), torch.empty_like(x)
     partial = x.new_empty(chunks, 10, C, dtype=torch.float32)
-    taps = _taps(weight)
-    _backward_kernel[(chunks, channels)](grad, x, taps, bias.contiguous(), g_conv, partial, H, W, C,
-                                         B * H, steps, LINES=LINES, CHANNELS=CHANNELS,
-                                         STRIP=STRIP)
+    taps = _taps(dw)
+    _backward_kernel[(chunks, channels)](rows @ weight, x, taps, db.contiguous(), active, g_conv,
+                                         partial, H, W, C, B * H, steps, LINES=LINES,
+                                         CHANNELS=CHANNELS, STRIP=STRIP)
     sums = partial.sum(dim=0)
     # A convolution's gradient is the convolution with the kernel turned around.
-    g_x = _convolution(g_conv, taps.flip(0), bias, gelu=False)
-    g_weight = sums[:9].t().reshape(weight.shape).to(weight.dtype)
-    return g_x, g_weight, sums[9].to(bias.dtype, copy=True)  # ops must not return views of one
+    g_x = _convolution(g_conv, taps.flip(0), db, gelu=False)
+    g_dw = sums[:9].t().reshape(dw.shape).to(dw.dtype)
+    g_db = sums[9].to(db.dtype, copy=True)  # ops must not return views of one tensor
+    return g_x, g_dw, g_db, rows.t() @ active.flatten(0, 2), rows.sum(0)
 
 
-@dwconv_gelu.register_fake
-def _(x, weight, bias):
-    return x.new_empty(x.shape)
+@dwconv_gelu_linear.register_fake
+def _(x, dw, db, weight, bias):
+    return x.new_empty(*x.shape[:3], weight.shape[0])
 
 
-@dwconv_gelu_backward.register_fake
-def _(grad, x, weight, bias):
-    return x.new_empty(x.shape), weight.new_empty(weight.shape), bias.new_empty(bias.shape)
+@dwconv_gelu_linear_backward.register_fake
+def _(grad, x, dw, db, weight):
+    return tuple(t.new_empty(t.shape) for t in (x, dw, db, weight, weight[:, 0]))
 
 
 def _save(ctx, inputs, output):
-    ctx.save_for_backward(*inputs)
+    ctx.save_for_backward(*inputs[:-1])
 
 
 def _backward(ctx, grad):
-    return torch.ops.mmlit.dwconv_gelu_backward(grad, *ctx.saved_tensors)
+    return torch.ops.mmlit.dwconv_gelu_linear_backward(grad, *ctx.saved_tensors)
 
 
-dwconv_gelu.register_autograd(_backward, setup_context=_save)
+dwconv_gelu_linear.register_autograd(_backward, setup_context=_save)
