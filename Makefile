@@ -8,8 +8,8 @@ ONEDL := .envs/onedl/bin/python
 # What `make demo` leaves, and `make demo-dense` starts from.
 CLASSIFIER := work_dirs/digits/epoch_12.pth
 
-.PHONY: help demo demo-onnx demo-dense demo-dense-random test test-fast test-onedl lint openmixup \
-	openmmlab onedl clean
+.PHONY: help demo demo-onnx demo-dense demo-dense-random test test-fast test-onedl test-torch lint \
+	openmixup openmmlab onedl clean
 help:
 	@echo "make demo       train LITv2 through openmixup on handwritten digits (minutes on a CPU)"
 	@echo "make demo-onnx  the same LITv2 in onnxruntime (float32, float16, int8) and AOTInductor"
@@ -18,6 +18,7 @@ help:
 	@echo "make test       all tests in both environments"
 	@echo "make test-fast  the same without trainings"
 	@echo "make test-onedl all tests on OneDL's forks, in an environment of their own (.envs/onedl)"
+	@echo "make test-torch TORCH=2.4.1: the model's tests in an environment with another torch"
 	@echo "make openmixup  set up .envs/openmixup only"
 	@echo "make openmmlab  set up .envs/openmmlab only (compiles mmcv's ops)"
 
@@ -46,6 +47,14 @@ test-fast: openmixup openmmlab lint
 
 test-onedl: onedl
 	$(ONEDL) -m pytest
+
+# The model's own tests with another torch: make test-torch TORCH=2.4.1
+test-torch: OLD = .envs/torch-$(TORCH)
+test-torch:
+	$(PYTHON) -m venv $(OLD)
+	$(OLD)/bin/pip install -q torch==$(TORCH) 'numpy<2' timm==1.0.19 -e '.[test]'
+	$(OLD)/bin/python -m pytest --ignore tests/openmixup --ignore tests/openmmlab \
+		--ignore tests/deployment
 
 lint: openmixup
 	.envs/openmixup/bin/ruff check .

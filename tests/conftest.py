@@ -1,4 +1,5 @@
 import os
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +13,25 @@ if not torch.cuda.is_available():
 # Models here are so small that a second thread costs more than it brings.
 torch.set_num_threads(1)
 
+TORCH = tuple(int(n) for n in torch.__version__.split('.')[:2])
 DATA = Path(__file__).parent / 'data'
 # The model behind every file in tests/data.
 GOLDEN_ARCH = dict(embed_dims=[16, 32, 64, 128], depths=[1, 1, 2, 1], num_heads=[1, 2, 4, 8],
                    mlp_ratio=[4, 4, 4, 4])
+
+
+def needs_torch(least: tuple[int, int], reason: str) -> pytest.MarkDecorator:
+    return pytest.mark.skipif(least > TORCH, reason='before torch {}.{} '.format(*least) + reason)
+
+
+try:
+    TRITON = tuple(int(n) for n in version('triton').split('.')[:2])
+except PackageNotFoundError:
+    TRITON = (0, 0)
+needs_triton = pytest.mark.skipif(TRITON < (3, 3), reason='needs triton >= 3.3')
+
+# Imports what counts FLOPs.
+collect_ignore = ['test_flops.py', 'test_metafiles.py', 'benchmark'] if TORCH < (2, 4) else []
 
 
 def pytest_collection_modifyitems(items):

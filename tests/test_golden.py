@@ -1,5 +1,4 @@
 """mmlit against recorded outputs of the official release and of openmixup, in float64."""
-import importlib.util
 import re
 
 import pytest
@@ -11,12 +10,11 @@ from mmlit.checkpoints.layouts import from_official
 from mmlit.models import HiLoAttention
 from mmlit.ops import ffn as ffn_module
 
-from .conftest import DATA, GOLDEN_ARCH
+from .conftest import DATA, GOLDEN_ARCH, needs_triton
 
 
 @pytest.fixture(autouse=True, params=[
-    'reference', 'fast', 'fast, small tiles', pytest.param('triton', marks=pytest.mark.skipif(
-        importlib.util.find_spec('triton') is None, reason='Triton is not installed'))])
+    'reference', 'fast', 'fast, small tiles', pytest.param('triton', marks=needs_triton)])
 def form(request, monkeypatch):
     """Every test runs through the plain form of each op, and through the faster ones."""
     if request.param == 'fast, small tiles':

@@ -11,9 +11,11 @@ import torch
 from mmlit import LITv2Classifier, load_checkpoint, ops
 from mmlit.ops import ffn as ffn_module
 
-from .conftest import DATA, GOLDEN_ARCH
+from .conftest import DATA, GOLDEN_ARCH, needs_torch
 
-dtypes = pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16], ids=str)
+dtypes = pytest.mark.parametrize('dtype', [
+    torch.bfloat16,
+    pytest.param(torch.float16, marks=needs_torch((2, 4), 'CPUs lack float16'))], ids=str)
 
 
 @pytest.fixture

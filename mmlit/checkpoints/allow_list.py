@@ -1,4 +1,5 @@
 """Pickles that may hold a few harmless types beside weights, and nothing else."""
+import codecs
 import pickle
 from collections.abc import Sequence
 from types import SimpleNamespace
@@ -32,6 +33,7 @@ def load(path, allowed: Sequence[type | tuple] = ()) -> object:
 def _restricted_pickle(allowed: Sequence[type | tuple]) -> SimpleNamespace:
     """What torch.load needs of the module pickle, with a reader that finds no other names."""
     known = dict(torch._weights_only_unpickler._get_allowed_globals())
+    known['_codecs.encode'] = codecs.encode  # makes bytes, and torch >= 2.6 allows it, too
     for entry in allowed:
         value, name = entry if isinstance(entry, tuple) else (
             entry, f'{entry.__module__}.{entry.__qualname__}')
@@ -40,9 +42,11 @@ def _restricted_pickle(allowed: Sequence[type | tuple]) -> SimpleNamespace:
     class Unpickler(pickle.Unpickler):
 
         def find_class(self, module: str, name: str) -> object:
-            if f'{module}.{name}' not in known:
-                raise pickle.UnpicklingError(f'Unsupported global: GLOBAL {module}.{name}')
-            return known[f'{module}.{name}']
+            # The pickles that torch writes have Python 2's name for it.
+            name = f'{module}.{name}'.replace('__builtin__.', 'builtins.')
+            if name not in known:
+                raise pickle.UnpicklingError(f'Unsupported global: GLOBAL {name}')
+            return known[name]
 
     def load(file, **kwargs) -> object:
         return Unpickler(file, **kwargs).load()

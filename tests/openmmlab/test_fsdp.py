@@ -19,8 +19,10 @@ from mmlit.openmmlab.fsdp import prepare_fsdp, wrap_blocks
 from mmlit.openmmlab.runner import MMENGINE_TYPES
 from mmlit.openmmlab.trainer import train
 
-from ..conftest import GOLDEN_ARCH
+from ..conftest import GOLDEN_ARCH, needs_torch
 from .test_training import ROOT, config, finish, metrics, scenes, start  # noqa: F401, fixtures
+
+pytestmark = needs_torch((2, 6), 'mmlit refuses FSDP')
 
 # The hook counts what a process holds.
 FSDP = '''

@@ -155,7 +155,7 @@ def test_gradients(geometry):
 
 def test_gradients_reach_neighbours_of_integer_positions():
     """Offsets start at zero: their gradient is the slope towards the next pixel."""
-    x = torch.arange(16.).view(1, 4, 4, 1) ** 2
+    x = (torch.arange(16.).view(1, 4, 4, 1) ** 2).requires_grad_()
     offset = torch.zeros(1, 2, 2, 2, requires_grad=True)
     deform_conv2d(x, offset, torch.ones(1, 1, 1, 1), stride=2).sum().backward()
     at, below, right = x[0, ::2, ::2, 0], x[0, 1::2, ::2, 0], x[0, ::2, 1::2, 0]

@@ -13,9 +13,9 @@ from mmlit.models.ffn import ConvFFN
 from mmlit.ops.deform_conv import _sample
 from mmlit.ops.ffn import _depthwise
 
-from ..conftest import GOLDEN_ARCH
+from ..conftest import GOLDEN_ARCH, needs_triton
 
-pytest.importorskip('triton', reason='Triton is not installed')
+pytestmark = needs_triton
 
 ROOT = Path(__file__).parents[2]
 DEVICE = 'cuda' if torch.cuda.is_available() else 'cpu'
