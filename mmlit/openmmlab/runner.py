@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from mmengine.dist import master_only
+from mmengine.dist import broadcast, master_only
 from mmengine.hooks import Hook
 from mmengine.logging import HistoryBuffer
 from mmengine.model import (
@@ -113,6 +113,18 @@ class ResumableRunner(Runner):
 def _load_and_drop(iterator, batches: int) -> None:
     for _ in range(batches):
         next(iterator)
+
+
+@HOOKS.register_module()
+class ShareBuffersHook(Hook):
+    """Validates with the buffers that checkpoints hold, those of the first process: batch norm that
+    is not synchronised has statistics of its own in each. mmcv 1 did the same."""
+
+    priority = 'LOW'  # after hooks that put other weights in place, such as EMA's
+
+    def before_val_epoch(self, runner) -> None:
+        for buffer in runner.model.buffers():
+            broadcast(buffer)
 
 
 @HOOKS.register_module()

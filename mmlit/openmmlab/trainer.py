@@ -186,7 +186,7 @@ def _without_cuda(cfg: Config) -> None:
 def _make_resumable(cfg: Config) -> None:
     """What a resumed run needs to equal an uninterrupted one."""
     cfg.custom_hooks = [*(cfg.get('custom_hooks') or []), dict(type='SeedHook'),
-                        dict(type='CheckBatchHook')]
+                        dict(type='CheckBatchHook'), dict(type='ShareBuffersHook')]
     loader = cfg.train_dataloader
     # Workers that outlive the epoch would keep the state of their random numbers.
     loader.persistent_workers = False

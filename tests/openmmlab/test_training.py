@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from mmengine.logging import HistoryBuffer
 
 from mmlit.checkpoints import read_checkpoint
 from mmlit.errors import CheckpointError
-from mmlit.openmmlab.runner import MMENGINE_TYPES
+from mmlit.openmmlab.runner import MMENGINE_TYPES, ShareBuffersHook
 
 from ..conftest import GOLDEN_ARCH
 
@@ -165,6 +166,19 @@ def test_two_processes(task, config, tmp_path):
         capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert metrics(done.stdout)[0] == metrics(out)[-1]
+
+
+def share_buffers(rank: int, store: str) -> None:
+    torch.distributed.init_process_group('gloo', init_method=store, rank=rank, world_size=2)
+    norm = torch.nn.BatchNorm2d(3)
+    for buffer in norm.buffers():
+        buffer.fill_(rank + 5)
+    ShareBuffersHook().before_val_epoch(SimpleNamespace(model=norm))
+    assert all((buffer == 5).all() for buffer in norm.buffers())
+
+
+def test_validation_has_the_buffers_that_are_saved(tmp_path):
+    torch.multiprocessing.spawn(share_buffers, (f'file://{tmp_path}/store', ), nprocs=2)
 
 
 @pytest.mark.parametrize('task', ['detection'], indirect=True)
