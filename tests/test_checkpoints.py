@@ -247,6 +247,15 @@ def test_written_whole_or_not_at_all(tmp_path):
     assert list(path.parent.iterdir()) == [path]
 
 
+def test_two_writers_of_one_file_do_not_meet(tmp_path):
+    path = tmp_path / ('é' * 120 + '.txt')  # 244 bytes: what is added must not make it too long
+    with written_whole(path) as one, written_whole(path) as other:
+        one.write_text('one')
+        other.write_text('other')
+        assert one != other
+    assert path.read_text() == 'one' and list(tmp_path.iterdir()) == [path]
+
+
 # Downloads.
 
 

@@ -2,10 +2,10 @@ from .layouts import convert
 from .loading import fill_model, load_checkpoint
 from .pretrained import find_pretrained, is_name, list_pretrained
 from .reading import read_checkpoint, state_dict_of
-from .writing import latest_checkpoint, replace_when_whole, save_weights, written_whole
+from .writing import replace_when_whole, save_weights, written_whole
 
 __all__ = [
-    'convert', 'fill_model', 'find_pretrained', 'is_name', 'latest_checkpoint', 'list_pretrained',
+    'convert', 'fill_model', 'find_pretrained', 'is_name', 'list_pretrained',
     'load_checkpoint', 'read_checkpoint', 'replace_when_whole', 'save_weights', 'state_dict_of',
     'written_whole'
 ]

@@ -78,7 +78,7 @@ def _read_pickled(path: Path, allowed: Sequence[type]) -> object:
                               f'error; it begins with {head[:20].decode(errors="replace")!r}. '
                               'Download the file itself.')
     try:
-        _check_sums(path)
+        check_sums(path)
         return load(path, allowed)
     except pickle.UnpicklingError as e:
         refused = _refused_types(path, e, allowed)
@@ -92,7 +92,7 @@ def _read_pickled(path: Path, allowed: Sequence[type]) -> object:
         raise _damaged(path, e) from None
 
 
-def _check_sums(path: Path) -> None:
+def check_sums(path: Path) -> None:
     """Compare the checksums of a zip archive, which torch writes but does not compare."""
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:

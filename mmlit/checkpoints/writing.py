@@ -1,6 +1,7 @@
-"""Files written whole or not at all, and the checkpoints of a running training found again."""
+"""Files written whole or not at all."""
 import os
 import re
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,6 +10,15 @@ import torch
 from safetensors.torch import save_file
 
 from mmlit.errors import CheckpointError
+
+TEMPORARY = re.compile(r'\..*\.[0-9a-f]{8}\.tmp(\.\w+)?')  # names that `temporary_name` gives
+
+
+def temporary_name(path: str | Path) -> Path:
+    """A name beside ``path`` with its suffix, which no other process or thread writes to."""
+    path = Path(path)
+    # Cut, for with what is added a long name may be too long for the file system.
+    return path.with_name(f'.{path.stem[:50]}.{secrets.token_hex(4)}.tmp{path.suffix}')
 
 
 def replace_when_whole(partial: str | Path, final: str | Path) -> None:
@@ -35,19 +45,12 @@ def written_whole(path: str | Path) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f'.{path.stem}.tmp{path.suffix}')
+    partial = temporary_name(path)
     try:
         yield partial
         replace_when_whole(partial, path)
     finally:
         partial.unlink(missing_ok=True)
-
-
-def latest_checkpoint(work_dir: str | Path) -> Path | None:
-    """Last checkpoint (``epoch_N.pth`` or ``iter_N.pth``) in a work dir, or None."""
-    found = {int(m[1]): p for p in Path(work_dir).glob('*.pth')
-             if (m := re.fullmatch(r'(?:epoch|iter)_(\d+)\.pth', p.name))}
-    return found[max(found)] if found else None
 
 
 def save_weights(checkpoint: dict, path: str | Path) -> None:

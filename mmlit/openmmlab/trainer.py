@@ -8,9 +8,9 @@ from mmengine.logging import print_log
 from mmengine.registry import MODELS, init_default_scope
 from torch import nn
 
-from mmlit.checkpoints import latest_checkpoint
 from mmlit.distributed import process_group
 from mmlit.errors import ConfigError, MMLitError
+from mmlit.work_dir import latest_checkpoint, lock_work_dir
 
 from .checks import check_config
 from .fsdp import ResumableFlexibleRunner, prepare_fsdp
@@ -65,7 +65,7 @@ def train(config: str,
     cfg.load_from = str(resume or load_from or cfg.get('load_from') or '') or None
     _make_resumable(cfg)
     check_config(cfg)
-    with process_group(launcher):
+    with process_group(launcher), lock_work_dir(cfg.work_dir):
         runner = _build(cfg, _runner_class(cfg))
         runner.train()
         return runner
