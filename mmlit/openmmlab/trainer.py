@@ -74,8 +74,9 @@ def train(config: str,
     check_config(cfg)
     if cfg.resume:
         keep_seed(cfg, read_training(cfg.load_from, MMENGINE_TYPES))
+    runner_class = _runner_class(cfg)
     with process_group(launcher), lock_work_dir(cfg.work_dir):
-        runner = _build(cfg, _runner_class(cfg))
+        runner = _build(cfg, runner_class)
         runner.train()
         return runner
 
