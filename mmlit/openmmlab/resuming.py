@@ -21,7 +21,8 @@ KIND = {'betas', 'momentum', 'dampening', 'nesterov', 'alpha', 'rho', 'amsgrad'}
 TECHNICAL = {'params', 'param_names', 'param_name', 'group_name', 'foreach', 'fused', 'capturable',
              'differentiable', 'decoupled_weight_decay'}
 # How far a scheduler is, beside its settings.
-PROGRESS = {'last_step', '_global_step', '_last_value', 'base_values', 'verbose', '_get_value_func'}
+PROGRESS = {'last_step', '_global_step', '_last_value', 'base_values', 'verbose', 'best',
+            'num_bad_epochs', 'cooldown_counter'}
 # Moments with the shape of their weight.
 SHAPED = {'exp_avg', 'exp_avg_sq', 'max_exp_avg_sq', 'momentum_buffer', 'square_avg', 'sum'}
 MOST_STEPS = 2**40
@@ -290,6 +291,6 @@ def _transforms(dataset) -> Iterator[object]:
 
 
 def _keeps_samples(transform) -> bool:
+    """Whether it has a cache, as ``results_cache`` of CachedMosaic and CachedMixUp."""
     return any('cache' in name and isinstance(value, (list, dict))
-               for name, value in vars(transform).items()) if hasattr(
-                   transform, '__dict__') else False
+               for name, value in getattr(transform, '__dict__', {}).items())

@@ -222,8 +222,7 @@ class FiniteHook(Hook):
         self._check_weights(runner)
 
     def before_val_epoch(self, runner) -> None:  # the best checkpoint is written after it
-        if runner.train_loop is not None:
-            self._check_weights(runner)
+        self._check_weights(runner)
 
     def _check_weights(self, runner) -> None:
         check_weights(_saved_modules(runner), _moment(runner), _device(runner))
