@@ -1,4 +1,5 @@
 """Trainings of a tiny model that stop, resume, diverge, or would take no step."""
+import contextlib
 import logging
 import os
 import re
@@ -312,6 +313,30 @@ def test_command_line_ends_with_one_line_and_status_1(tmp_path):
     assert done.returncode == 1
     assert re.search(r'^error: the training diverged at epoch 1, iteration 2', done.stderr, re.M)
     assert 'Traceback' not in done.stderr
+
+
+def train_two(config: Path, work: Path, *options) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [ROOT / 'tools/dist_train.sh', config, '2', '--work-dir', work, *options],
+        capture_output=True, text=True, timeout=200, cwd=ROOT,
+        env=dict(os.environ, PYTHONPATH=str(ROOT), CUDA_VISIBLE_DEVICES='', PYTHON=sys.executable,
+                 PYTHONWARNINGS='ignore', PORT=str(29600 + os.getpid() % 1000)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('taken', [False, True])
+def test_two_processes_end_when_one_diverges_or_the_folder_is_taken(tmp_path, taken):
+    config = tmp_path / 'two.py'
+    config.write_text(BY_EPOCH)
+    with lock_work_dir(tmp_path / 'work') if taken else contextlib.nullcontext():
+        done = train_two(config, tmp_path / 'work', '--cfg-options', 'model.spoil=loss',
+                         'model.at=3', 'model.rank=1', 'train_dataloader.dataset.length=8')
+    assert done.returncode != 0 and '[rank' not in done.stderr, done.stderr
+    said = 'error: another training is running' if taken else (
+        'error: the training diverged at epoch 2, iteration 3')
+    assert said in done.stderr
+    kept = [path.name for path in (tmp_path / 'work').glob('epoch_*.pth')]
+    assert kept == ([] if taken else ['epoch_1.pth'])
 
 
 # No step, and the folder.

@@ -2,6 +2,7 @@
 import random
 
 import torch
+from mmengine.dist import get_rank
 from mmengine.evaluator import BaseMetric
 from mmengine.model import BaseModel
 from mmengine.registry import DATASETS, METRICS, MODELS
@@ -16,13 +17,16 @@ class TinyModel(BaseModel):
         backbone: Config of a LITv2.
         spoil: 'loss' or 'gradient', which is nan at the step ``at``.
         at: A step, from 1.
+        rank: In which process of a group; in all by default.
     """
 
-    def __init__(self, backbone: dict, spoil: str = '', at: int = 0, **kwargs):
+    def __init__(self, backbone: dict, spoil: str = '', at: int = 0, rank: int | None = None,
+                 **kwargs):
         super().__init__(**kwargs)
         self.backbone = MODELS.build(backbone)
         self.head = nn.Linear(128, 3)
-        self.spoil, self.at, self.step = spoil, at, 0
+        self.spoil, self.step = spoil, 0
+        self.at = at if rank in (None, get_rank()) else 0
 
     def forward(self, inputs, label, mode):
         (out, ) = self.backbone(torch.stack(list(inputs)))
