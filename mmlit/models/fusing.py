@@ -4,7 +4,6 @@ Each function changes one kind of module in place.
 """
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmlit.errors import ArgumentError
 from mmlit.ops import is_plain
@@ -26,14 +25,19 @@ def check_plain(model: nn.Module) -> None:
         folded = [layer for block in stage.blocks for layer in _folded_layers(block)]
         if stage.downsample is not None:
             norm = stage.downsample.norm
-            folded += [(stage.downsample.dconv, DeformConv2d),
-                       (norm, type(norm) if isinstance(norm, _BatchNorm) else nn.BatchNorm2d)]
+            folded += [(stage.downsample.dconv, DeformConv2d), (norm, _kind_of_norm(norm))]
         for layer, kind in folded:
             if not is_plain(layer, kind):
                 raise ArgumentError(
                     f'fuse() folds the weights of {names[id(layer)]}, but calling this layer does '
                     'more than its weights say (a hook, an adapter, a replaced forward, a '
                     'parametrisation): merge the adapter into the weights, or remove it, first')
+
+
+def _kind_of_norm(norm: nn.Module) -> type:
+    """Toolkits put subclasses in place of SyncBN, for one process, that differ in checks only."""
+    kinds = (nn.BatchNorm2d, nn.SyncBatchNorm)
+    return type(norm) if any(type(norm).forward is k.forward for k in kinds) else kinds[0]
 
 
 def _folded_layers(block: nn.Module) -> list[tuple[nn.Module, type]]:

@@ -80,8 +80,8 @@ class use:
 
     def __del__(self) -> None:
         if not self.is_taken:
-            warnings.warn(f'use({self.form!r}) changed nothing: it is for `with` and for decorating '
-                          f'functions; set_form({self.form!r}) is for the whole program',
+            warnings.warn(f'use({self.form!r}) changed nothing: it is for `with` and for '
+                          f'decorators; set_form({self.form!r}) is for the whole program',
                           stacklevel=2)
 
     def __enter__(self) -> None:
@@ -154,7 +154,8 @@ def _as_written(kind: type) -> Callable | None:
 
 
 _CALL = nn.Module.__call__
-_FORWARDS = {kind: _as_written(kind) for kind in (nn.Linear, nn.Conv2d, nn.GELU)}
+_FORWARDS = {kind: _as_written(kind) for kind in (
+    nn.Linear, nn.Conv2d, nn.GELU, nn.BatchNorm2d, nn.SyncBatchNorm)}
 _REPLACED = ('forward', '_conv_forward', '_call_impl', '_compiled_call_impl')
 # Parameters of other classes (quantised, distributed) do their own products.
 _ORDINARY = (nn.Parameter, Tensor, type(None))
