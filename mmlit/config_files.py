@@ -12,7 +12,8 @@ from mmlit.errors import ConfigError, MMLitError
 
 # Top-level names that only one generation of OpenMMLab's configs has.
 MMENGINE_NAMES = {'train_dataloader', 'val_dataloader', 'test_dataloader', 'optim_wrapper',
-                  'param_scheduler', 'default_hooks', 'val_evaluator', 'default_scope'}
+                  'param_scheduler', 'default_hooks', 'val_evaluator', 'test_evaluator',
+                  'data_preprocessor', 'default_scope'}
 OPENMIXUP_NAMES = {'data', 'optimizer', 'lr_config', 'checkpoint_config', 'log_config',
                    'evaluation', 'img_norm_cfg'}
 TOOLKITS = ('mmdet', 'mmseg', 'mmpretrain')

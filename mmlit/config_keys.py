@@ -107,10 +107,14 @@ def _check_option(cfg, keys: tuple[str, ...], known: KnownKeys) -> None:
             names, others = known.keys(path, here)
         if key not in here and key not in names and not (others and _is_known(key)):
             near = _nearest(key, names | {str(name) for name in here})
-            place = f'{path} has' if path else 'the config and its toolkits have'
-            hint = f'did you mean {".".join([*keys[:depth], near])}?' if near else (
-                'it has ' + ', '.join(sorted({*map(str, here)} if others else names - ANYWHERE)))
-            raise ConfigError(f'--cfg-options {full}: {place} no {key!r}; {hint}')
+            place, hint = 'neither the config nor a toolkit has', ''
+            if path:
+                place = f'{path} has no'
+                hint = '; it has ' + ', '.join(
+                    sorted({*map(str, here)} if others else names - ANYWHERE)[:30])
+            if near:
+                hint = f'; did you mean {".".join([*keys[:depth], near])}?'
+            raise ConfigError(f'--cfg-options {full}: {place} {key!r}{hint}')
         here = here.get(key, {} if f'{path}.{key}'.strip('.') in known.sections else None)
 
 

@@ -269,12 +269,13 @@ def _check_classes(data_key: str, dataset: dict, kind: type, key: str, model: di
     classes = len(_class_names(dataset, kind))
     # Panoptic sets count things and stuff, and models of texts have as many outputs as words.
     # Videos name what a benchmark counts, which is more than a tracker looks for.
-    if (not classes or 'thing_classes' in meta or 'language_model' in model
-            or is_a(kind, 'BaseVideoDataset')):
+    texts = {'language_model', 'text_encoder'} & set(model)
+    if not classes or 'thing_classes' in meta or texts or is_a(kind, 'BaseVideoDataset'):
         return
     for name, outputs in _heads(key, model):
-        # mmseg may have more outputs than classes: the rest is background.
-        if outputs < classes if 'decode_head' in name else outputs != classes:
+        # mmseg and mmpretrain train outputs that no label asks for; mmdet mixes up the labels.
+        least = {'decode_head', 'head'} & set(name.split('.'))
+        if outputs < classes if least else outputs != classes:
             origin = '' if _named_classes(dataset) else (
                 f', those of {kind.__name__}: it has no metainfo.classes')
             raise ConfigError(f'{name}.num_classes={outputs}, but {data_key} has {classes} classes'
