@@ -19,3 +19,11 @@ class ConfigError(MMLitError):
 
 class DatasetError(MMLitError):
     """A data set that is not there, or a file in it that cannot be used."""
+
+
+class DivergedError(MMLitError):
+    """A training whose losses or weights are no longer finite."""
+
+
+class OutputError(MMLitError):
+    """A file or folder that cannot be written, or must not be replaced."""

@@ -18,8 +18,9 @@ from openmixup.utils import collect_env, dist_forward_collect, setup_multi_proce
 from torch.nn.parallel import DistributedDataParallel
 
 from mmlit import LITv2, __version__
-from mmlit.checkpoints import latest_checkpoint, load_checkpoint
+from mmlit.checkpoints import load_checkpoint
 from mmlit.errors import ConfigError, MMLitError
+from mmlit.work_dir import latest_checkpoint
 
 from .compat import process_group, without_idle_warnings, without_prefetch
 from .data import build_dataset, build_train_loader

@@ -8,12 +8,13 @@ from mmengine.logging import print_log
 from mmengine.registry import MODELS, init_default_scope
 from torch import nn
 
-from mmlit.checkpoints import latest_checkpoint
 from mmlit.distributed import process_group
 from mmlit.errors import ConfigError, MMLitError
+from mmlit.work_dir import latest_checkpoint, lock_work_dir
 
 from .checks import check_config
 from .fsdp import ResumableFlexibleRunner, prepare_fsdp
+from .resuming import keep_seed, read_training
 from .runner import ResumableRunner
 
 
@@ -49,8 +50,11 @@ def train(config: str,
         MMLitError: For what a user can mend.
     """
     cfg = load_config(config, cfg_options, work_dir, launcher)
-    if seed is not None or deterministic:
-        cfg.randomness = dict(seed=seed, deterministic=deterministic)
+    cfg.randomness = dict(dict(seed=None), **(cfg.get('randomness') or {}))
+    if seed is not None:
+        cfg.randomness.seed = seed
+    if deterministic:
+        cfg.randomness.deterministic = True
     if amp:
         cfg.optim_wrapper.type = 'AmpOptimWrapper'
         cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
@@ -59,14 +63,20 @@ def train(config: str,
         if 'base_batch_size' not in cfg.get('auto_scale_lr', {}):
             raise ConfigError(f'--auto-scale-lr needs auto_scale_lr.base_batch_size in {config}')
         cfg.auto_scale_lr.enable = True
+    _check_length(cfg)
+    if resume is None and load_from is None and cfg.get('resume'):
+        resume = cfg.get('load_from') or 'auto'
     if resume == 'auto':
         resume = latest_checkpoint(cfg.work_dir)
     cfg.resume = resume is not None
     cfg.load_from = str(resume or load_from or cfg.get('load_from') or '') or None
     _make_resumable(cfg)
     check_config(cfg)
-    with process_group(launcher):
-        runner = _build(cfg, _runner_class(cfg))
+    if cfg.resume:
+        keep_seed(cfg, read_training(cfg.load_from))
+    runner_class = _runner_class(cfg)
+    with process_group(launcher), lock_work_dir(cfg.work_dir):
+        runner = _build(cfg, runner_class)
         runner.train()
         return runner
 
@@ -173,6 +183,15 @@ def _build(cfg: Config, runner_class: type = ResumableRunner):
         raise ConfigError(f'cannot build the model: {e}') from e
 
 
+def _check_length(cfg: Config) -> None:
+    """Refuse a training of no steps by its config, before anything is written."""
+    for key in ('max_epochs', 'max_iters'):
+        value = (cfg.get('train_cfg') or {}).get(key)
+        if value is not None and (not isinstance(value, int) or value <= 0):
+            raise ConfigError(f'train_cfg.{key}={value!r}: a training takes at least one step, in '
+                              'whole numbers')
+
+
 def _without_cuda(cfg: Config) -> None:
     if torch.cuda.is_available() or cfg.optim_wrapper.get('type') != 'AmpOptimWrapper':
         return
@@ -186,7 +205,8 @@ def _without_cuda(cfg: Config) -> None:
 def _make_resumable(cfg: Config) -> None:
     """What a resumed run needs to equal an uninterrupted one."""
     cfg.custom_hooks = [*(cfg.get('custom_hooks') or []), dict(type='SeedHook'),
-                        dict(type='CheckBatchHook'), dict(type='ShareBuffersHook')]
+                        dict(type='CheckBatchHook'), dict(type='ShareBuffersHook'),
+                        dict(type='FiniteHook')]
     loader = cfg.train_dataloader
     # Workers that outlive the epoch would keep the state of their random numbers.
     loader.persistent_workers = False
