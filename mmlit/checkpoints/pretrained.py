@@ -17,6 +17,7 @@ class Published(NamedTuple):
         side: Side of the images it was trained on, in pixels.
         top1: Accuracy on ImageNet-1k as published, in per cent.
         settings: Arguments of the model that differ from the defaults.
+        sha256: Of the file, where it is known; it is then checked on every load.
     """
     arch: str
     name: str
@@ -24,6 +25,7 @@ class Published(NamedTuple):
     side: int
     top1: float
     settings: dict
+    sha256: str | None = None
 
 
 # Accuracies as published: the paper's and, for its own training, openmixup's.

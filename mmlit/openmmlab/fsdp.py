@@ -16,7 +16,7 @@ from mmlit.errors import ConfigError
 from mmlit.models.litv2 import Block
 
 from .resuming import check_hooks, check_state, read_training, say_stateful_transforms
-from .runner import MMENGINE_TYPES, StepsTaken
+from .runner import StepsTaken
 
 # For configs: auto_wrap_policy='mmlit.openmmlab.fsdp.wrap_blocks'. Nothing inside the token merging
 # may be a unit of its own: it reads the weights of a layer that it does not call.
@@ -65,10 +65,9 @@ class ResumableFSDPStrategy(FSDPStrategy):
             replace_when_whole(partial, filename)
 
     def load_checkpoint(self, filename: str, **kwargs) -> dict:
-        check_state(read_training(filename, MMENGINE_TYPES), filename, self.optim_wrapper,
+        check_state(read_training(filename), filename, self.optim_wrapper,
                     self.param_schedulers, model=None)
-        with torch.serialization.safe_globals(MMENGINE_TYPES):
-            checkpoint = super().load_checkpoint(filename, **kwargs)
+        checkpoint = super().load_checkpoint(filename, **kwargs)
         # Resuming would run this text as Python, to find a number of GPUs.
         checkpoint['meta'].pop('config', None)
         return checkpoint

@@ -15,7 +15,6 @@ import torch
 from mmlit.checkpoints import read_checkpoint
 from mmlit.errors import CheckpointError, ConfigError, DivergedError
 from mmlit.openmmlab import resuming
-from mmlit.openmmlab.runner import MMENGINE_TYPES
 from mmlit.openmmlab.trainer import train
 from mmlit.work_dir import lock_work_dir
 
@@ -70,7 +69,7 @@ def warnings(monkeypatch):
 
 
 def read(path) -> dict:
-    return read_checkpoint(path, MMENGINE_TYPES)
+    return read_checkpoint(path)
 
 
 def copy_to(path: Path, folder: Path, change=None) -> Path:
