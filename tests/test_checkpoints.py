@@ -25,6 +25,7 @@ from safetensors.torch import save_file
 from mmlit import LITv2, LITv2Classifier, list_pretrained, litv2_small, load_checkpoint
 from mmlit.checkpoints import (
     allow_list,
+    check_settings,
     downloading,
     read_checkpoint,
     state_dict_of,
@@ -33,7 +34,7 @@ from mmlit.checkpoints import (
 from mmlit.checkpoints import loading as loading_module
 from mmlit.checkpoints.downloading import download
 from mmlit.checkpoints.pretrained import PUBLISHED
-from mmlit.errors import CheckpointError
+from mmlit.errors import CheckpointError, MMLitError
 
 from .conftest import DATA, GOLDEN_ARCH
 
@@ -359,6 +360,32 @@ def test_two_writers_of_one_file_do_not_meet(tmp_path):
     assert path.read_text() == 'one' and list(tmp_path.iterdir()) == [path]
 
 
+@pytest.mark.parametrize('linked', [True, False])
+def test_nothing_is_overwritten_unasked(tmp_path, monkeypatch, linked):
+    if not linked:  # as on a file system without hard links
+        def link(*args):
+            raise PermissionError
+        monkeypatch.setattr(os, 'link', link)
+    path = tmp_path / 'file.txt'
+    with written_whole(path, overwrite=False) as partial:
+        partial.write_text('first')
+    with pytest.raises(MMLitError, match='exists, and is not overwritten'), \
+            written_whole(path, overwrite=False):
+        raise AssertionError('the work began')
+    other = tmp_path / 'other.txt'
+    with pytest.raises(MMLitError, match='exists'), written_whole(other, False) as partial:
+        partial.write_text('second')
+        other.write_text('of another process')
+    assert (path.read_text(), other.read_text()) == ('first', 'of another process')
+    (tmp_path / 'dangling').symlink_to('nothing')
+    with pytest.raises(MMLitError, match='exists'), written_whole(tmp_path / 'dangling', False):
+        raise AssertionError('the work began')
+    with written_whole(path) as partial:
+        partial.write_text('third')
+    assert path.read_text() == 'third'
+    assert {p.name for p in tmp_path.iterdir()} == {'file.txt', 'other.txt', 'dangling'}
+
+
 # Downloads.
 
 
@@ -585,6 +612,35 @@ def test_names_in_configs(published):
         LITv2('small', init_cfg=dict(init_cfg, checkpoint='in1k_384')).init_weights()
     with pytest.raises(CheckpointError, match='of an arch of its own: none are published'):
         LITv2(GOLDEN_ARCH, init_cfg=dict(init_cfg, checkpoint='in1k')).init_weights()
+
+
+@pytest.fixture
+def no_downloads(monkeypatch):
+    def fetch(url, path):
+        raise AssertionError(f'{url} was asked for')
+    monkeypatch.setattr(downloading, '_fetch', fetch)
+
+
+@pytest.mark.parametrize('name, arguments, message', [
+    ('in1k_alpha0.5', {}, 'split otherwise.*alpha=0.5; nothing was downloaded'),
+    ('in1k', dict(alpha=0.5), 'split otherwise.*alpha=0.9'),
+    ('in1k_openmixup', {}, 'lack layer scale.*init_values=1e-06'),
+    ('in1k', dict(init_values=1e-6), 'have layer scale.*init_values=0.0'),
+    ('in1k_openmixup', dict(alpha=0.), 'split otherwise.*lack.*alpha=0.9, init_values=1e-06'),
+    ('in1k_384', {}, 'there are'),
+])
+def test_settings_are_checked_before_a_download(no_downloads, name, arguments, message):
+    backbone = LITv2('small', init_cfg=dict(type='Pretrained', checkpoint=name), **arguments)
+    with pytest.raises(CheckpointError, match=message):
+        backbone.init_weights()
+    if 'alpha' in arguments:
+        with pytest.raises(CheckpointError, match=message.split('.*lack')[0]):
+            litv2_small(pretrained=name, **arguments)
+
+
+@pytest.mark.parametrize('entry', [e for e in PUBLISHED if e.arch == 'small'])
+def test_settings_of_each_name_fit_it(entry):
+    check_settings(LITv2('small', **entry.settings), entry)
 
 
 def test_list_of_names(capsys):

@@ -15,6 +15,7 @@ from mmlit.errors import CheckpointError
 from .allow_list import load
 from .downloading import download
 from .stamps import check_stamp
+from .writing import METADATA
 
 # What the known codebases call the weights at the top of a checkpoint. Where several are there, the
 # first is taken: it is what the trainer itself tests by default. (mmengine's EMAHook swaps: under
@@ -26,7 +27,6 @@ AVERAGE_KEYS = (
     'state_dict_ema', 'ema_state_dict', 'model_ema', 'ema_model', 'model_ema_state_dict',
     'params_ema', 'ema')
 COUNTERS = ('steps', 'n_averaged')  # of updates, in the averages of mmengine and torch
-METADATA = 'mmlit'  # the entry of a .safetensors file's metadata that holds ``meta``, as JSON
 
 
 def read_checkpoint(source: str | Path) -> dict:

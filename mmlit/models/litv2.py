@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
-from mmlit.checkpoints import find_pretrained, is_name, load_checkpoint
+from mmlit.checkpoints import check_settings, load_checkpoint, resolve_pretrained
 from mmlit.errors import ArgumentError
 from mmlit.ops import pad_to_multiple
 
@@ -252,9 +252,10 @@ class LITv2(BaseModule):
         """
         pretrained = pretrained or self._pretrained_checkpoint()
         if pretrained is not None:
-            if is_name(str(pretrained)):
-                pretrained = find_pretrained(self.arch_name, pretrained).url
-            load_checkpoint(self, pretrained)
+            source, entry = resolve_pretrained(self.arch_name, pretrained)
+            if entry:
+                check_settings(self, entry)
+            load_checkpoint(self, source)
         else:
             self._reset_parameters()
             if self.init_cfg:
