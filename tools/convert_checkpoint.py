@@ -11,7 +11,7 @@ from pathlib import Path
 
 from mmlit.checkpoints import convert, read_checkpoint, save_weights, state_dict_of
 from mmlit.checkpoints.exporting import TARGETS
-from mmlit.checkpoints.publishing import inference_meta, refuse_own_source, with_meta
+from mmlit.checkpoints.publishing import inference_meta, refuse_own_source
 from mmlit.command_line import clean_errors
 
 FOLDED = ('official', 'openmixup')  # so that the model is another than `meta` says
@@ -37,7 +37,7 @@ def main():
         meta = inference_meta(checkpoint)
         if args.to in FOLDED:
             meta.pop('mmlit', None)
-        save_weights(with_meta(converted, meta), args.target, args.overwrite)
+        save_weights({**converted, 'meta': meta}, args.target, args.overwrite)
     print(f'{args.target}: {len(state)} weights under {key!r}, from the {layout} layout to '
           f'{args.to}')
 

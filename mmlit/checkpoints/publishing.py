@@ -15,7 +15,7 @@ INFERENCE_META = ('dataset_meta', 'CLASSES', 'PALETTE', 'mmlit')
 
 
 def inference_meta(checkpoint: dict) -> dict:
-    """What inference needs of a checkpoint's ``meta``; perhaps nothing."""
+    """What inference needs of a checkpoint's ``meta``; perhaps nothing, but mmseg asks for it."""
     meta = checkpoint.get('meta')
     return {k: meta[k] for k in INFERENCE_META if k in meta} if isinstance(meta, dict) else {}
 
@@ -43,7 +43,7 @@ def publish(source: str | Path, target: str | Path, overwrite: bool = False) -> 
     """
     checkpoint, target = read_checkpoint(source), Path(target)
     state = without_copies(state_dict_of(checkpoint))
-    content = with_meta(dict(state_dict=state), inference_meta(checkpoint))
+    content = dict(state_dict=state, meta=inference_meta(checkpoint))
     partial = temporary_name(target)
     try:
         save_weights(content, partial)
@@ -54,11 +54,6 @@ def publish(source: str | Path, target: str | Path, overwrite: bool = False) -> 
     finally:
         partial.unlink(missing_ok=True)
     return final, len(state)
-
-
-def with_meta(checkpoint: dict, meta: dict) -> dict:
-    """A checkpoint with a meta, unless that is empty."""
-    return {**checkpoint, 'meta': meta} if meta else checkpoint
 
 
 def refuse_own_source(source: str | Path, target: str | Path) -> None:
