@@ -13,6 +13,7 @@ from mmlit.errors import CheckpointError
 from . import meta
 from .layouts import State, adapt_channels, convert, is_average, unwrap
 from .reading import read_checkpoint, state_dict_of
+from .weights import check_weights
 
 OUTPUT_NORM = re.compile(r'norm\d\.')
 FIRST_WEIGHT = 'patch_embed.proj.weight'
@@ -68,6 +69,7 @@ def fill_model(model: nn.Module, checkpoint: dict, source: str | Path, strict: b
     notes = []
     try:
         state = state_dict_of(checkpoint)
+        check_weights(state)
         _check_settings(model, checkpoint, resume, notes)
         layout, state, expected = _match(own, state, strict, prefix, notes)
     except CheckpointError as e:

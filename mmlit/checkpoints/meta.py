@@ -4,9 +4,6 @@ from collections.abc import Mapping
 from torch import nn
 
 KEY = 'mmlit'
-# Of the `meta` of trainings: what those who use the weights need. The rest is of the training.
-KEPT = (KEY, 'dataset_meta', 'CLASSES', 'PALETTE', 'mmlit_version', 'mmengine_version',
-        'mmcv_version', 'epoch', 'iter')
 
 
 def describe(model: nn.Module) -> dict:
@@ -42,11 +39,3 @@ def differences(model: nn.Module, meta: object) -> list[str]:
         return []
     return [f'{name} was {theirs[name]!r}, and is {ours[name]!r} here'
             for name in ours if name in theirs and theirs[name] != ours[name]]
-
-
-def kept_meta(checkpoint: Mapping) -> dict:
-    """What of a checkpoint's ``meta`` belongs to its weights: class names, palettes, settings."""
-    meta = checkpoint.get('meta')
-    if not isinstance(meta, Mapping):
-        return {}
-    return {key: meta[key] for key in KEPT if key in meta}

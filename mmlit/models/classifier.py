@@ -1,7 +1,7 @@
 """LITv2 as a plain image classifier, with no toolkit around it."""
 from torch import Tensor, nn
 
-from mmlit.checkpoints import load_checkpoint, resolve_pretrained
+from mmlit.checkpoints import check_settings, load_checkpoint, resolve_pretrained
 from mmlit.errors import ArgumentError
 
 from .litv2 import LITv2
@@ -80,8 +80,11 @@ def litv2_base(num_classes: int = 1000, pretrained: str | None = None,
 def _build(arch: str, num_classes: int, pretrained: str | None, kwargs: dict) -> LITv2Classifier:
     if pretrained is None:
         return LITv2Classifier(arch, num_classes, **kwargs)
-    source, settings = resolve_pretrained(arch, pretrained)
-    model = LITv2Classifier(arch, num_classes, **{**(settings or {}), **kwargs})
-    model.backbone._check_settings(pretrained, settings or {})
+    source, entry = resolve_pretrained(arch, pretrained)
+    if entry:
+        kwargs = {**entry.settings, **kwargs}
+    model = LITv2Classifier(arch, num_classes, **kwargs)
+    if entry:
+        check_settings(model.backbone, entry)
     load_checkpoint(model, source)
     return model

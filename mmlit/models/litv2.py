@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
-from mmlit.checkpoints import load_checkpoint, resolve_pretrained
+from mmlit.checkpoints import check_settings, load_checkpoint, resolve_pretrained
 from mmlit.errors import ArgumentError
 from mmlit.ops import keep_form, pad_to_multiple
 
@@ -177,7 +177,6 @@ class LITv2(BaseModule):
             num_heads=self.num_heads, window_size=windows, alpha=float(alpha),
             norm_cfg=dict(norm_cfg), act_cfg=dict(act_cfg),
             conv_norm_eps=conv_norm_cfg.get('eps', 1e-5))
-        self.init_values = init_values
         self._reset_parameters()
         self._freeze_stages()
 
@@ -264,26 +263,15 @@ class LITv2(BaseModule):
         if not pretrained:
             pretrained, prefix = self._pretrained_checkpoint()
         if pretrained is not None:
-            source, settings = resolve_pretrained(self.arch_name, pretrained)
-            self._check_settings(pretrained, settings or {})
+            source, entry = resolve_pretrained(self.arch_name, pretrained)
+            if entry:
+                check_settings(self, entry)
             load_checkpoint(self, source, prefix=prefix)
         else:
             self._reset_parameters()
             if self.init_cfg:
                 super().init_weights()
         self._is_init = True
-
-    def _check_settings(self, name: str, settings: dict) -> None:
-        """Compare with the settings of published weights, before these are downloaded."""
-        ours = dict(alpha=self.checkpoint_settings['alpha'], init_values=self.init_values)
-        # Any initial value of layer scale will do: the trained ones replace it.
-        wrong = [k for k, value in settings.items() if (
-            bool(ours[k]) != bool(value) if k == 'init_values' else ours[k] != value)]
-        if wrong:
-            needed = ', '.join(f'{key}={settings[key]}' for key in wrong)
-            given = ', '.join(f'{key}={ours[key]}' for key in wrong)
-            raise ArgumentError(f'the weights {name!r} are of a LITv2 with {needed}, and this one '
-                                f'has {given}: build it with {needed}')
 
     def _pretrained_checkpoint(self) -> tuple[str | None, str | None]:
         """Source and prefix that ``init_cfg`` names."""

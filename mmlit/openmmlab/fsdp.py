@@ -10,7 +10,7 @@ from torch.distributed.fsdp import FullyShardedDataParallel
 from torch.distributed.fsdp.wrap import ModuleWrapPolicy
 
 from mmlit.checkpoints import replace_when_whole
-from mmlit.checkpoints.allow_list import EXTENDABLE, SAFE_TYPES
+from mmlit.checkpoints.allow_list import EXTENDABLE
 from mmlit.checkpoints.writing import temporary_name
 from mmlit.errors import ConfigError
 from mmlit.models.litv2 import Block
@@ -67,8 +67,7 @@ class ResumableFSDPStrategy(FSDPStrategy):
     def load_checkpoint(self, filename: str, **kwargs) -> dict:
         check_state(read_training(filename), filename, self.optim_wrapper,
                     self.param_schedulers, model=None)
-        with torch.serialization.safe_globals(SAFE_TYPES):
-            checkpoint = super().load_checkpoint(filename, **kwargs)
+        checkpoint = super().load_checkpoint(filename, **kwargs)
         # Resuming would run this text as Python, to find a number of GPUs.
         checkpoint['meta'].pop('config', None)
         return checkpoint
