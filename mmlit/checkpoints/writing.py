@@ -102,8 +102,9 @@ def save_weights(checkpoint: dict, path: str | Path, overwrite: bool = False) ->
             return
         meta = checkpoint.get('meta')
         (state, ) = (value for key, value in checkpoint.items() if key != 'meta')
+        # One entry only: the order of several differs from one file to the next.
         save_file({k: v.contiguous() for k, v in state.items()}, partial,
-                  dict(format='pt', **({METADATA: _json(meta)} if meta else {})))
+                  {METADATA: _json(meta)} if meta else None)
 
 
 def _json(meta: dict) -> str:
