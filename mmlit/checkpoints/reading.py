@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
+from torch.nn.parameter import UninitializedTensorMixin
 
 from mmlit.errors import CheckpointError
 
@@ -97,6 +98,8 @@ def _why_no_weight(name: object, value: Tensor) -> str | None:
     """What keeps a tensor from being copied into a model as it is, or None."""
     if not isinstance(name, str):
         return f'is no name of a weight: it is a {type(name).__name__}'
+    if isinstance(value, UninitializedTensorMixin):
+        return 'has no shape yet: the model was saved before it ran'
     if value.is_nested or value.layout != torch.strided or value.is_quantized:
         kind = 'nested' if value.is_nested else 'quantized' if value.is_quantized else value.layout
         return f'is not an ordinary tensor: it is {kind}'
