@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor
+from torch.nn.parameter import UninitializedTensorMixin
 
 from mmlit.errors import CheckpointError
 
@@ -43,6 +44,8 @@ def check_finite(state: Mapping[str, Tensor]) -> None:
 def _why_no_weight(name: object, value: Tensor) -> str | None:
     if not isinstance(name, str):
         return f'is no name of a weight: it is a {type(name).__name__}'
+    if isinstance(value, UninitializedTensorMixin):
+        return 'has no shape yet: the model was saved before it ran'
     if value.is_nested or value.layout != torch.strided or value.is_quantized:
         kind = 'nested' if value.is_nested else 'quantized' if value.is_quantized else value.layout
         return f'is not an ordinary tensor: it is {kind}'
