@@ -14,6 +14,7 @@ from mmlit.errors import CheckpointError
 from . import meta
 from .layouts import State, adapt_channels, around, choose, convert, is_average, select, unwrap
 from .reading import read_checkpoint, state_dict_of
+from .weights import check_weights
 
 OUTPUT_NORM = re.compile(r'norm\d\.')
 FIRST_WEIGHT = 'patch_embed.proj.weight'
@@ -76,7 +77,9 @@ def fill_model(model: nn.Module, checkpoint: dict, source: str | Path, strict: b
     notes = []
     try:
         _check_targets(own)
-        state = unwrap(state_dict_of(checkpoint), keep=own)
+        state = state_dict_of(checkpoint)
+        check_weights(state)
+        state = unwrap(state, keep=own)
         _check_settings(model, checkpoint, resume, notes)
         layout, state = _in_own_names(select(state, prefix) if prefix else state, own, strict)
         state = _without_averages(state, own, resume, notes)

@@ -6,9 +6,6 @@ from torch import nn
 from mmlit.errors import CheckpointError
 
 KEY = 'mmlit'
-# Of the `meta` of trainings: what those who use the weights need. The rest is of the training.
-KEPT = (KEY, 'dataset_meta', 'CLASSES', 'PALETTE', 'mmlit_version', 'mmengine_version',
-        'mmcv_version', 'epoch', 'iter')
 
 
 def describe(model: nn.Module) -> dict:
@@ -57,11 +54,3 @@ def check_same(model: nn.Module, meta: object) -> None:
         raise CheckpointError(f'it was trained with other settings, with which its weights mean '
                               f'something else: {"; ".join(differing)}. Resume with the same, or '
                               'start a new training from it with --load-from')
-
-
-def kept_meta(checkpoint: Mapping) -> dict:
-    """What of a checkpoint's ``meta`` belongs to its weights: class names, palettes, settings."""
-    meta = checkpoint.get('meta')
-    if not isinstance(meta, Mapping):
-        return {}
-    return {key: meta[key] for key in KEPT if key in meta}

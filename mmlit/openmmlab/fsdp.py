@@ -10,7 +10,7 @@ from torch.distributed.fsdp import FullyShardedDataParallel
 from torch.distributed.fsdp.wrap import ModuleWrapPolicy
 
 from mmlit.checkpoints import describe, replace_when_whole
-from mmlit.checkpoints.allow_list import EXTENDABLE, SAFE_TYPES
+from mmlit.checkpoints.allow_list import EXTENDABLE
 from mmlit.checkpoints.meta import check_same
 from mmlit.checkpoints.writing import temporary_name
 from mmlit.errors import CheckpointError, ConfigError
@@ -73,8 +73,7 @@ class ResumableFSDPStrategy(FSDPStrategy):
             check_same(self.model, training['meta'])
         except CheckpointError as e:
             raise CheckpointError(f'checkpoint {filename}: {e}') from None
-        with torch.serialization.safe_globals(SAFE_TYPES):
-            checkpoint = super().load_checkpoint(filename, **kwargs)
+        checkpoint = super().load_checkpoint(filename, **kwargs)
         # Resuming would run this text as Python, to find a number of GPUs.
         checkpoint['meta'].pop('config', None)
         return checkpoint
