@@ -305,11 +305,9 @@ def _explain_names(own: State, state: State) -> str:
 
 
 def _check_settings(model: nn.Module, checkpoint: dict, resume: bool, notes: list[str]) -> None:
+    if resume:
+        meta.check_same(model, checkpoint.get('meta'))
     differing = meta.differences(model, checkpoint.get('meta'))
-    if differing and resume:
-        raise CheckpointError(f'it was trained with other settings, with which its weights mean '
-                              f'something else: {"; ".join(differing)}. Resume with the same, or '
-                              'start a new training from it with --load-from')
     notes += [f'made with other settings: {"; ".join(differing)}'] if differing else []
 
 

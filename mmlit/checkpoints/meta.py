@@ -3,6 +3,8 @@ from collections.abc import Mapping
 
 from torch import nn
 
+from mmlit.errors import CheckpointError
+
 KEY = 'mmlit'
 
 
@@ -39,3 +41,16 @@ def differences(model: nn.Module, meta: object) -> list[str]:
         return []
     return [f'{name} was {theirs[name]!r}, and is {ours[name]!r} here'
             for name in ours if name in theirs and theirs[name] != ours[name]]
+
+
+def check_same(model: nn.Module, meta: object) -> None:
+    """Refuse to go on with a training whose settings the model has otherwise.
+
+    Raises:
+        CheckpointError: If there are :func:`differences`.
+    """
+    differing = differences(model, meta)
+    if differing:
+        raise CheckpointError(f'it was trained with other settings, with which its weights mean '
+                              f'something else: {"; ".join(differing)}. Resume with the same, or '
+                              'start a new training from it with --load-from')

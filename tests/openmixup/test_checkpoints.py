@@ -6,8 +6,9 @@ import pytest
 import torch
 from openmixup.models import build_model
 
-from mmlit import LITv2, load_checkpoint
-from mmlit.checkpoints import describe, fill_model
+from mmlit import LITv2, LITv2Classifier, load_checkpoint
+from mmlit.checkpoints import convert, describe, fill_model
+from mmlit.checkpoints.exporting import TARGETS
 from mmlit.errors import CheckpointError
 
 from ..conftest import DATA, GOLDEN_ARCH
@@ -99,3 +100,13 @@ def test_another_baseline_is_refused(theirs, ours):
     with pytest.raises(CheckpointError, match='layer1.2.'):
         fill_model(model, state, 'x.pth')
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+
+
+@torch.no_grad()
+def test_of_automix_the_release_gets_the_classifier():
+    source, plain = built(MODELS['automix']).eval(), LITv2Classifier(GOLDEN_ARCH, 10).eval()
+    state = TARGETS['official'](*convert(source.state_dict())[1:])
+    assert list(state) == ['model'] and 'norm.weight' in state['model']
+    fill_model(plain, state, 'x.pth', strict=True)
+    x = torch.randn(2, 3, 64, 64)
+    torch.testing.assert_close(plain(x).softmax(1), source(x, mode='inference'))
