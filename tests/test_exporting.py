@@ -194,6 +194,18 @@ def test_published_again_it_is_the_same_file(tmp_path, trained, suffix):
     assert path.read_bytes() == content
 
 
+def test_weights_that_share_memory_are_published(tmp_path):
+    """As of models with one module under two names; .safetensors refuses such tensors."""
+    weight = torch.arange(6.).reshape(2, 3)
+    trained = tmp_path / 'tied.pth'
+    torch.save(dict(state_dict={'a.weight': weight, 'b.weight': weight, 'c.weight': weight.t()}),
+               trained)
+    path, _ = publish(trained, tmp_path / 'out.safetensors')
+    state = state_dict_of(read_checkpoint(path))
+    assert torch.equal(state['a.weight'], weight) and torch.equal(state['b.weight'], weight)
+    assert torch.equal(state['c.weight'], weight.t())
+
+
 def test_publishing_touches_neither_source_nor_target(tmp_path, trained, run):
     before = trained.read_bytes()
     assert run('publish_model.py', trained, trained) is None

@@ -102,9 +102,10 @@ def save_weights(checkpoint: dict, path: str | Path, overwrite: bool = False) ->
             return
         meta = checkpoint.get('meta')
         (state, ) = (value for key, value in checkpoint.items() if key != 'meta')
+        # Copies, for two names may share memory, which the format refuses.
+        state = {k: v.clone(memory_format=torch.contiguous_format) for k, v in state.items()}
         # One entry at most: the library writes several in an order that changes from run to run.
-        save_file({k: v.contiguous() for k, v in state.items()}, partial,
-                  {METADATA: _json(meta)} if meta else {'format': 'pt'})
+        save_file(state, partial, {METADATA: _json(meta)} if meta else {'format': 'pt'})
 
 
 def _json(meta: dict) -> str:
