@@ -17,6 +17,7 @@ from PIL import Image, ImageOps
 
 from mmlit.checkpoints import load_checkpoint
 from mmlit.command_line import trainer_for
+from mmlit.config_types import type_name
 from mmlit.errors import ConfigError, DatasetError
 
 SHORT_SIDE, LONG_SIDE = 480, 1920  # smaller images are enlarged, for legible labels
@@ -66,8 +67,8 @@ def draw_prediction(config, model, image_path: str | Path, min_score: float = 0.
     init_default_scope(config.get('default_scope', 'mmengine'))
     dataset = dict(config.test_dataloader.dataset, lazy_init=True)  # its files need not be there
     classes, palette = _classes_and_palette(DATASETS.build(dataset).metainfo)
-    pipeline = Compose([step for step in dataset['pipeline'] if not step['type'].endswith(
-        ('LoadImageFromFile', 'LoadAnnotations'))])
+    pipeline = Compose([step for step in dataset['pipeline'] if type_name(step['type']) not in (
+        'LoadImageFromFile', 'LoadAnnotations')])
     shape = image.shape[:2]
     data = pipeline(dict(img=np.ascontiguousarray(image[..., ::-1]), img_shape=shape,
                          ori_shape=shape, img_path=str(image_path), img_id=0))
