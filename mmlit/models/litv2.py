@@ -35,9 +35,9 @@ class LITv2(BaseModule):
     Every output is the layer-normed map of its stage; the next stage reads the map before that
     norm. Tokens travel as (B, H, W, C).
 
-    What comes out of ``norm{i}`` and ``stages[i]`` is (B, C, H, W), so that hooks on them
-    (Grad-CAM, feature extractors) see maps; inside a stage, and out of ``patch_embed`` and
-    ``downsample``, it is tokens: such tools take ``lambda t: t.permute(0, 3, 1, 2)`` there.
+    What comes out of ``norm{i}``, ``stages[i]`` and ``stages[i].blocks`` is (B, C, H, W), so that
+    hooks on them (Grad-CAM, feature extractors) see maps. Single blocks, ``patch_embed`` and
+    ``downsample`` give tokens: such tools take ``lambda t: t.permute(0, 3, 1, 2)`` there.
 
     Args:
         arch (str | dict): 'tiny', 'small', 'medium', 'base' (or their first letter), or a dict
@@ -432,12 +432,24 @@ class Stage(nn.Module):
 
     def __init__(self, blocks: list[nn.Module], downsample: nn.Module | None):
         super().__init__()
-        self.blocks = nn.Sequential(*blocks)
+        self.blocks = Blocks(*blocks)
         self.downsample = downsample
 
     def forward(self, x: Tensor) -> Tensor:
         """Map tokens (B, H, W, C) to a map (B, C, H, W), which is a view of tokens."""
-        return self.blocks(x).permute(0, 3, 1, 2)
+        return self.blocks(x)
+
+
+class Blocks(nn.Sequential):
+    """The blocks of a stage.
+
+    What they give is a map here already, for extractors that trace with torch.fx take the last
+    step of a module by its name, which in ``stages.0`` is that of ``stages.0.downsample``.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map tokens (B, H, W, C) to a map (B, C, H, W), which is a view of tokens."""
+        return super().forward(x).permute(0, 3, 1, 2)
 
 
 class Block(OneStep):
