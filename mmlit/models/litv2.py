@@ -239,6 +239,30 @@ class LITv2(BaseModule):
                     m.eval()
         return self
 
+    def get_layer_depth(self, param_name: str, prefix: str = '') -> tuple[int, int]:
+        """How deep a parameter is, for layer-wise learning rates; as mmpretrain's Swin counts.
+
+        Args:
+            param_name: Name of the parameter in the whole model.
+            prefix: What stands before the backbone's names there, such as 'backbone.'.
+
+        Returns:
+            Depth and the number of layers n: 0 for the patch embedding, 1 to n - 2 for the blocks,
+            each token merging with the block before it, and n - 1 for output norms and whatever
+            is outside of the backbone.
+        """
+        num_layers = sum(self.depths) + 2
+        parts = param_name.removeprefix(prefix).split('.')
+        if not param_name.startswith(prefix) or parts[0] not in ('patch_embed', 'stages'):
+            return num_layers - 1, num_layers
+        if parts[0] == 'patch_embed':
+            return 0, num_layers
+        stage = int(parts[1])
+        blocks_before = sum(self.depths[:stage])
+        if parts[2] == 'downsample':
+            return blocks_before + self.depths[stage], num_layers
+        return blocks_before + int(parts[3]) + 1, num_layers
+
     def fuse(self) -> 'LITv2':
         """Fold weights together for inference, in place; outputs stay equal up to rounding.
 
