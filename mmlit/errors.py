@@ -19,3 +19,7 @@ class ConfigError(MMLitError):
 
 class DatasetError(MMLitError):
     """A data set that is not there, or a file in it that cannot be used."""
+
+
+class DivergedError(MMLitError):
+    """A training whose losses or weights are no longer finite."""

@@ -16,7 +16,7 @@ from timm.models import (
 from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 
-from mmlit.checkpoints import convert
+from mmlit.checkpoints import convert, state_dict_of
 from mmlit.checkpoints.exporting import to_timm
 from mmlit.checkpoints.pretrained import PUBLISHED
 from mmlit.errors import ArgumentError
@@ -151,8 +151,7 @@ class TimmLITv2(nn.Module):
 
 def checkpoint_filter_fn(state_dict: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
     """Weights of any layout that mmlit reads, in the names of ``model``."""
-    state_dict = state_dict.get('state_dict', state_dict.get('model', state_dict))
-    _, backbone, rest = convert(state_dict)
+    _, backbone, rest = convert(state_dict_of(state_dict))
     return to_timm(backbone, rest)['state_dict']
 
 

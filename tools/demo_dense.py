@@ -20,9 +20,9 @@ from dataset_converters.digit_scenes import convert
 from mmengine.registry import DATASETS
 from PIL import Image
 
-from mmlit.checkpoints import latest_checkpoint
 from mmlit.command_line import clean_errors
 from mmlit.visualization import beside, draw_ground_truth, draw_prediction, load_model
+from mmlit.work_dir import latest_checkpoint
 
 ROOT = Path(__file__).parents[1]
 DATA = Path('data/digit_scenes')

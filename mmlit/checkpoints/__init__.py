@@ -1,11 +1,14 @@
+from .allow_list import register_safe_types
 from .layouts import convert
 from .loading import fill_model, load_checkpoint
-from .pretrained import find_pretrained, is_name, list_pretrained
+from .meta import describe
+from .pretrained import check_settings, list_pretrained, resolve_pretrained
+from .publishing import publish
 from .reading import read_checkpoint, state_dict_of
-from .writing import latest_checkpoint, replace_when_whole, save_weights, written_whole
+from .writing import replace_when_whole, save_weights, written_whole
 
 __all__ = [
-    'convert', 'fill_model', 'find_pretrained', 'is_name', 'latest_checkpoint', 'list_pretrained',
-    'load_checkpoint', 'read_checkpoint', 'replace_when_whole', 'save_weights', 'state_dict_of',
-    'written_whole'
+    'check_settings', 'convert', 'describe', 'fill_model', 'list_pretrained', 'load_checkpoint',
+    'publish', 'read_checkpoint', 'register_safe_types', 'replace_when_whole',
+    'resolve_pretrained', 'save_weights', 'state_dict_of', 'written_whole'
 ]

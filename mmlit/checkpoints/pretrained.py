@@ -1,5 +1,8 @@
 """Published ImageNet weights, by name."""
+from pathlib import Path
 from typing import NamedTuple
+
+from torch import nn
 
 from mmlit.errors import CheckpointError
 
@@ -17,6 +20,7 @@ class Published(NamedTuple):
         side: Side of the images it was trained on, in pixels.
         top1: Accuracy on ImageNet-1k as published, in per cent.
         settings: Arguments of the model that differ from the defaults.
+        sha256: Of the file, where it is known; it is then checked on every load.
     """
     arch: str
     name: str
@@ -24,6 +28,7 @@ class Published(NamedTuple):
     side: int
     top1: float
     settings: dict
+    sha256: str | None = None
 
 
 # Accuracies as published: the paper's and, for its own training, openmixup's.
@@ -39,6 +44,51 @@ PUBLISHED = (
     Published('base', 'in1k', f'{OFFICIAL}/v1.0/litv2_b.pth', 224, 83.6, {}),
     Published('base', 'in1k_384', f'{OFFICIAL}/v1.0/litv2_b_384.pth', 384, 84.7, {}),
 )
+
+
+DEFAULTS = dict(alpha=0.9, init_values=0.)  # of LITv2, which `settings` differ from
+
+
+def resolve_pretrained(arch: str | None, source: str | Path) -> tuple[str, Published | None]:
+    """What a model is to be loaded from: a name of published weights becomes their URL.
+
+    Args:
+        arch: Of the model: 'small', say; None for one of its own.
+        source: Path, URL, or a name of :func:`list_pretrained`.
+
+    Returns:
+        The path or URL, and what is known of the weights if it was a name.
+
+    Raises:
+        CheckpointError: If there are no weights of this name for this arch; the message lists those
+            there are.
+    """
+    if not is_name(str(source)):
+        return str(source), None
+    entry = find_pretrained(arch, str(source))
+    return entry.url, entry
+
+
+def check_settings(backbone: nn.Module, entry: Published) -> None:
+    """Check that a LITv2 is built as published weights need it, before they are downloaded.
+
+    Raises:
+        CheckpointError: If it has another split of its heads, or layer scale where they have none.
+    """
+    needed = {**DEFAULTS, **entry.settings}
+    split = [m for m in backbone.modules() if hasattr(m, 'l_heads') and m.window_size > 1]
+    wrong = {}
+    if any(m.l_heads != int((m.l_heads + m.h_heads) * needed['alpha']) for m in split):
+        wrong['alpha'] = 'the heads are split otherwise between Hi-Fi and Lo-Fi'
+    has_scale = any(name.endswith('.gamma2') for name, _ in backbone.named_parameters())
+    if has_scale != (needed['init_values'] > 0):
+        wrong['init_values'] = 'the blocks have layer scale' if has_scale else (
+            'the blocks lack layer scale')
+    if wrong:
+        settings = ', '.join(f'{key}={needed[key]}' for key in wrong)
+        raise CheckpointError(f'the published weights {entry.name!r} of LITv2 {entry.arch} do not '
+                              f'fit this model: {"; ".join(wrong.values())}. Build it with '
+                              f'{settings}; nothing was downloaded')
 
 
 def find_pretrained(arch: str | None, name: str) -> Published:

@@ -1,6 +1,8 @@
-"""Files written whole or not at all, and the checkpoints of a running training found again."""
+"""Files written whole or not at all."""
+import json
 import os
 import re
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -8,64 +10,106 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from mmlit.errors import CheckpointError
+from mmlit.errors import CheckpointError, MMLitError
+
+METADATA = 'mmlit'  # the entry of a .safetensors file's metadata that holds ``meta``, as JSON
+TEMPORARY = re.compile(r'\..*\.[0-9a-f]{8}\.tmp(\.\w+)?')  # names that `temporary_name` gives
 
 
-def replace_when_whole(partial: str | Path, final: str | Path) -> None:
+def temporary_name(path: str | Path) -> Path:
+    """A name beside ``path`` with its suffix, which no other process or thread writes to."""
+    path = Path(path)
+    # Cut, for with what is added a long name may be too long for the file system.
+    return path.with_name(f'.{path.stem[:50]}.{secrets.token_hex(4)}.tmp{path.suffix}')
+
+
+def replace_when_whole(partial: str | Path, final: str | Path, overwrite: bool = True) -> None:
     """Give a file that is written its final name, once it is on the disk.
 
     Args:
         partial: The written file, in the folder of ``final``.
         final: Its name from now on; a file of that name is replaced in one step.
+        overwrite: False raises MMLitError if there is such a file.
     """
     with open(partial, 'rb') as f:
         os.fsync(f.fileno())
-    os.replace(partial, final)
+    if overwrite:
+        os.replace(partial, final)
+        return
+    try:
+        os.link(partial, final)  # which no file that has come meanwhile survives unnoticed
+        os.unlink(partial)
+    except FileExistsError:
+        raise _exists(final) from None
+    except OSError:  # a file system without hard links
+        _refuse_existing(final)
+        os.replace(partial, final)
 
 
 @contextmanager
-def written_whole(path: str | Path) -> Iterator[Path]:
+def written_whole(path: str | Path, overwrite: bool = True) -> Iterator[Path]:
     """Give a file its name when the block that writes it has ended well.
 
     Args:
         path: Where it goes; folders above are made, and a file of that name is replaced.
+        overwrite: False raises MMLitError if there is such a file, before the block and after it.
 
     Yields:
         Where to write it: beside ``path``, with the same suffix.
     """
     path = Path(path)
+    if not overwrite:
+        _refuse_existing(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f'.{path.stem}.tmp{path.suffix}')
+    partial = temporary_name(path)
     try:
         yield partial
-        replace_when_whole(partial, path)
+        replace_when_whole(partial, path, overwrite)
     finally:
         partial.unlink(missing_ok=True)
 
 
-def latest_checkpoint(work_dir: str | Path) -> Path | None:
-    """Last checkpoint (``epoch_N.pth`` or ``iter_N.pth``) in a work dir, or None."""
-    found = {int(m[1]): p for p in Path(work_dir).glob('*.pth')
-             if (m := re.fullmatch(r'(?:epoch|iter)_(\d+)\.pth', p.name))}
-    return found[max(found)] if found else None
+def _refuse_existing(path: str | Path) -> None:
+    if os.path.lexists(path):
+        raise _exists(path)
 
 
-def save_weights(checkpoint: dict, path: str | Path) -> None:
-    """Write a checkpoint that is one dict of weights under its top key.
+def _exists(path: str | Path) -> MMLitError:
+    return MMLitError(f'{path} exists, and is not overwritten: choose another name, or say '
+                      '--overwrite (overwrite=True)')
+
+
+def save_weights(checkpoint: dict, path: str | Path, overwrite: bool = False) -> None:
+    """Write a checkpoint of weights and, perhaps, ``meta``; the same content gives the same bytes.
 
     Args:
-        checkpoint: Such as ``dict(state_dict={...})``.
-        path: ``.pth``, or ``.safetensors``, which holds the weights without the top key.
+        checkpoint: Such as ``dict(state_dict={...}, meta={...})``.
+        path: ``.pth``, or ``.safetensors``, which holds the weights without the top key, and
+            ``meta`` as JSON in its metadata.
+        overwrite: Whether a file of that name is replaced.
 
     Raises:
-        CheckpointError: If the name ends otherwise.
+        CheckpointError: If the name ends otherwise, or JSON cannot hold the meta.
+        MMLitError: If the file exists and is not to be overwritten.
     """
     path = Path(path)
     if path.suffix not in ('.pth', '.safetensors'):
         raise CheckpointError(f'{path}: a checkpoint ends with .pth or .safetensors')
-    with written_whole(path) as partial:
+    with written_whole(path, overwrite) as partial:
         if path.suffix == '.pth':
-            torch.save(checkpoint, partial)
-        else:
-            (state, ) = checkpoint.values()
-            save_file({k: v.contiguous() for k, v in state.items()}, partial)
+            with open(partial, 'wb') as file:  # given a path, torch writes its name into the file
+                torch.save(checkpoint, file)
+            return
+        meta = checkpoint.get('meta')
+        (state, ) = (value for key, value in checkpoint.items() if key != 'meta')
+        # One entry at most: the library writes several in an order that changes from run to run.
+        save_file({k: v.contiguous() for k, v in state.items()}, partial,
+                  {METADATA: _json(meta)} if meta else {'format': 'pt'})
+
+
+def _json(meta: dict) -> str:
+    try:
+        return json.dumps(meta, default=lambda value: value.tolist())  # NumPy's numbers
+    except (AttributeError, TypeError, ValueError) as e:
+        raise CheckpointError('.safetensors holds numbers, texts, lists and dicts beside weights, '
+                              f'and meta has something else ({e}): write a .pth') from None

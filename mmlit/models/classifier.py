@@ -2,7 +2,7 @@
 import torch
 from torch import Tensor, nn
 
-from mmlit.checkpoints import find_pretrained, is_name, load_checkpoint
+from mmlit.checkpoints import check_settings, load_checkpoint, resolve_pretrained
 from mmlit.errors import ArgumentError
 
 from .litv2 import LITv2
@@ -87,10 +87,13 @@ def litv2_base(num_classes: int = 1000, pretrained: str | None = None,
 
 
 def _build(arch: str, num_classes: int, pretrained: str | None, kwargs: dict) -> LITv2Classifier:
-    if pretrained is not None and is_name(str(pretrained)):
-        entry = find_pretrained(arch, pretrained)
-        pretrained, kwargs = entry.url, {**entry.settings, **kwargs}
+    if pretrained is None:
+        return LITv2Classifier(arch, num_classes, **kwargs)
+    source, entry = resolve_pretrained(arch, pretrained)
+    if entry:
+        kwargs = {**entry.settings, **kwargs}
     model = LITv2Classifier(arch, num_classes, **kwargs)
-    if pretrained is not None:
-        load_checkpoint(model, pretrained)
+    if entry:
+        check_settings(model.backbone, entry)
+    load_checkpoint(model, source)
     return model

@@ -1,5 +1,4 @@
 """Sharded training (FSDP) through mmengine's FlexibleRunner; docs/fsdp.md says how, and how far."""
-from pathlib import Path
 
 import torch
 from mmengine._strategy import FSDPStrategy
@@ -12,23 +11,36 @@ from torch.distributed.fsdp.wrap import ModuleWrapPolicy
 
 from mmlit.checkpoints import replace_when_whole
 from mmlit.checkpoints.allow_list import EXTENDABLE
+from mmlit.checkpoints.writing import temporary_name
 from mmlit.errors import ConfigError
 from mmlit.models.litv2 import Block
 
-from .runner import MMENGINE_TYPES
+from .resuming import check_hooks, check_state, read_training, say_stateful_transforms
+from .runner import StepsTaken
 
 # For configs: auto_wrap_policy='mmlit.openmmlab.fsdp.wrap_blocks'. Nothing inside the token merging
 # may be a unit of its own: it reads the weights of a layer that it does not call.
 wrap_blocks = ModuleWrapPolicy({Block})
 
 
-class ResumableFlexibleRunner(FlexibleRunner):
+class ResumableFlexibleRunner(StepsTaken, FlexibleRunner):
     """FlexibleRunner whose checkpoints say how far the training is.
 
     A checkpoint is written again when it is the best: after the validation, when the loop counts
     the next epoch. mmengine 0.10's CheckpointHook passes the right counts, which its FlexibleRunner
     overwrites; resuming would leave out an epoch.
     """
+
+    def resume(self, filename: str, *args, **kwargs) -> None:
+        self.resumed_from = filename
+        super().resume(filename, *args, **kwargs)
+        self.check_progress(filename)
+        say_stateful_transforms(self.train_dataloader.dataset)
+
+    def call_hook(self, fn_name: str, **kwargs) -> None:
+        if fn_name == 'after_load_checkpoint':
+            check_hooks(kwargs['checkpoint'], self.resumed_from, self.hooks)
+        super().call_hook(fn_name, **kwargs)
 
     def save_checkpoint(self, *args, meta=None, by_epoch=True, **kwargs) -> None:
         loop = self.train_loop
@@ -47,14 +59,15 @@ class ResumableFSDPStrategy(FSDPStrategy):
     whole checkpoints or none."""
 
     def save_checkpoint(self, filename: str, **kwargs) -> None:
-        partial = Path(filename).with_name(f'.{Path(filename).name}.tmp')
+        partial = temporary_name(filename)
         super().save_checkpoint(str(partial), **kwargs)
         if is_main_process():
             replace_when_whole(partial, filename)
 
     def load_checkpoint(self, filename: str, **kwargs) -> dict:
-        with torch.serialization.safe_globals(MMENGINE_TYPES):
-            checkpoint = super().load_checkpoint(filename, **kwargs)
+        check_state(read_training(filename), filename, self.optim_wrapper,
+                    self.param_schedulers, model=None)
+        checkpoint = super().load_checkpoint(filename, **kwargs)
         # Resuming would run this text as Python, to find a number of GPUs.
         checkpoint['meta'].pop('config', None)
         return checkpoint

@@ -1,14 +1,10 @@
 """mmengine's Runner, made to survive being killed at any moment and to run without a GPU."""
-import pickle
-from functools import partial
-from importlib import import_module
+from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import torch
 from mmengine.dist import broadcast, master_only
-from mmengine.hooks import Hook
-from mmengine.logging import HistoryBuffer
+from mmengine.hooks import CheckpointHook, Hook
 from mmengine.model import (
     BaseTTAModel,
     MMDistributedDataParallel,
@@ -18,39 +14,59 @@ from mmengine.model import (
 from mmengine.registry import FUNCTIONS, HOOKS, RUNNERS
 from mmengine.runner import Runner, set_random_seed
 
-from mmlit.checkpoints import fill_model, read_checkpoint, written_whole
+from mmlit.checkpoints import describe, fill_model, read_checkpoint, written_whole
+from mmlit.errors import CheckpointError, ConfigError, DivergedError
+from mmlit.finite import ADVICE, check_losses, check_weights, not_finite
+
+from .resuming import check_hooks, check_state, read_training, say_stateful_transforms
 
 
-def _statistic(owner: type, name: str):
-    """``getattr`` for one purpose: the methods of a HistoryBuffer, which is how pickle names them.
+class StepsTaken:
+    """For a Runner: a training that would take no step is an error."""
 
-    The real one would let a file reach for anything.
-    """
-    if owner is not HistoryBuffer or name.startswith('_'):
-        raise pickle.UnpicklingError(f'Unsupported global: GLOBAL getattr of {owner}')
-    return getattr(owner, name)
+    def build_dataloader(self, dataloader, *args, **kwargs):
+        loader = super().build_dataloader(dataloader, *args, **kwargs)
+        # Before anything is drawn from it: an InfiniteSampler of nothing searches for ever.
+        if hasattr(loader.dataset, '__len__') and len(loader.dataset) == 0:
+            dataset = loader.dataset
+            raise ConfigError(f'the data set {type(dataset).__name__} has no samples '
+                              f'(ann_file={getattr(dataset, "ann_file", None)!r}, filter_cfg='
+                              f'{getattr(dataset, "filter_cfg", None)}): nothing is left after '
+                              'its filters, or its annotations name nothing')
+        return loader
 
+    def build_train_loop(self, loop):
+        loop = super().build_train_loop(loop)
+        loader = loop.dataloader
+        if len(loader) == 0:
+            raise ConfigError(
+                f'train_dataloader has {len(loader.dataset)} samples and no batch: lower its '
+                'batch_size, or set drop_last=False')
+        if hasattr(loop, 'dataloader_iterator'):
+            loop.dataloader_iterator = _SeededBatches(loop.dataloader_iterator, self)
+        return loop
 
-# What mmengine 0.10 keeps in its checkpoints beside tensors: curves of losses, as NumPy arrays.
-# With weights_only, torch's default since 2.6, they have to be allowed by name
-# (open-mmlab/mmengine#1655).
-_MULTIARRAY = import_module(
-    'numpy.core.multiarray' if np.__version__.startswith('1.') else 'numpy._core.multiarray')
-MMENGINE_TYPES = [
-    HistoryBuffer, np.ndarray, np.dtype, _MULTIARRAY._reconstruct, _MULTIARRAY.scalar,
-    *(getattr(np.dtypes, f'{kind}DType') for kind in
-      ('Float64', 'Float32', 'Int64', 'Int32', 'Bool')),
-    (_statistic, 'builtins.getattr'),
-    # NumPy 1 and 2 name the same function differently in the files they write.
-    (_MULTIARRAY._reconstruct, 'numpy.core.multiarray._reconstruct'),
-    (_MULTIARRAY._reconstruct, 'numpy._core.multiarray._reconstruct'),
-    (_MULTIARRAY.scalar, 'numpy.core.multiarray.scalar'),
-    (_MULTIARRAY.scalar, 'numpy._core.multiarray.scalar'),
-]
+    def check_progress(self, source: str) -> None:
+        """Compare the progress of a checkpoint with the length of this training.
+
+        Raises:
+            ConfigError: If it is already further.
+        """
+        loop = self.train_loop
+        # mmengine's iteration-based loop has one epoch, whatever the checkpoint's count.
+        by_iter = hasattr(loop, 'dataloader_iterator')
+        key, done, end = ('max_iters', loop.iter, loop.max_iters) if by_iter else (
+            'max_epochs', loop.epoch, loop.max_epochs)
+        if done > end:
+            raise ConfigError(f'checkpoint {source} has trained {done} {key[4:]}, but train_cfg.'
+                              f'{key} is {end}: there is nothing left to train')
+        if done == end:
+            self.logger.info(f'the training of {source} is finished: {done} of {end} {key[4:]}; '
+                             f'a larger train_cfg.{key} would continue it')
 
 
 @RUNNERS.register_module()
-class ResumableRunner(Runner):
+class ResumableRunner(StepsTaken, Runner):
     """Writes checkpoints atomically, loads them with ``weights_only``, strictly to resume and to
     test, and distributes over gloo where there is no CUDA.
 
@@ -59,6 +75,7 @@ class ResumableRunner(Runner):
     """
 
     whole_model = False  # whether a checkpoint must hold every weight
+    resuming = False
 
     def wrap_model(self, model_wrapper_cfg, model):
         if not self.distributed or torch.cuda.is_available() or is_model_wrapper(model):
@@ -69,18 +86,16 @@ class ResumableRunner(Runner):
             broadcast_buffers=False,
             find_unused_parameters=self.cfg.get('find_unused_parameters', False))
 
-    def build_train_loop(self, loop):
-        loop = super().build_train_loop(loop)
-        iterator = getattr(loop, 'dataloader_iterator', None)
-        if hasattr(iterator, 'skip_iter'):
-            # To resume, OneDL's mmengine skips samples without loading them. Then those that follow
-            # are augmented otherwise than in an uninterrupted run.
-            iterator.skip_iter = partial(_load_and_drop, iterator)
-        return loop
-
-    def resume(self, *args, **kwargs) -> None:
-        self.whole_model = True
-        super().resume(*args, **kwargs)
+    def resume(self, filename: str, *args, **kwargs) -> None:
+        self.whole_model = self.resuming = True
+        try:
+            super().resume(filename, *args, **kwargs)
+        except (KeyError, TypeError, ValueError) as e:
+            raise CheckpointError(f'checkpoint {filename} cannot be resumed: {e}') from e
+        finally:
+            self.resuming = False
+        self.check_progress(filename)
+        say_stateful_transforms(self.train_dataloader.dataset)
 
     def val(self) -> dict:
         self.whole_model = True
@@ -91,28 +106,61 @@ class ResumableRunner(Runner):
         return super().test()
 
     def load_checkpoint(self, filename, map_location='cpu', strict=True, revise_keys=None) -> dict:
-        checkpoint = read_checkpoint(filename, allowed=MMENGINE_TYPES)
+        if self.resuming:
+            checkpoint = read_training(filename)
+            check_hooks(checkpoint, filename, self.hooks)
+            check_state(checkpoint, filename, self.optim_wrapper, self.param_schedulers, self.model)
+        else:
+            checkpoint = read_checkpoint(filename)
         # Resuming would run this text as Python, to find a number of GPUs.
         checkpoint.get('meta', {}).pop('config', None)
         self.call_hook('after_load_checkpoint', checkpoint=checkpoint)
         model = self.model.module if is_model_wrapper(self.model) else self.model
         fill_model(model.module if isinstance(model, BaseTTAModel) else model, checkpoint, filename,
-                   strict=self.whole_model)
+                   strict=self.whole_model, resume=self.resuming)
         self._has_loaded = True
         return checkpoint
 
     @master_only
-    def save_checkpoint(self, out_dir: str, filename: str, *args, **kwargs) -> None:
+    def save_checkpoint(self, out_dir: str, filename: str, *args, meta: dict | None = None,
+                        **kwargs) -> None:
+        meta = {**(meta or {}), **describe(self.model)}
+        bad = not_finite(_saved_modules(self))
+        if bad:
+            raise DivergedError(f'{bad} is not finite: {filename} is not written. {ADVICE}')
         if '://' in str(out_dir):  # an object store, which knows no partial files
-            super().save_checkpoint(out_dir, filename, *args, **kwargs)
+            super().save_checkpoint(out_dir, filename, *args, meta=meta, **kwargs)
             return
         with written_whole(Path(out_dir, filename)) as partial:
-            super().save_checkpoint(out_dir, partial.name, *args, **kwargs)
+            super().save_checkpoint(out_dir, partial.name, *args, meta=meta, **kwargs)
 
 
-def _load_and_drop(iterator, batches: int) -> None:
-    for _ in range(batches):
-        next(iterator)
+class _SeededBatches:
+    """Batches of an iteration-based training; all generators are seeded before each, so that a
+    resumed run, which draws those of the finished steps in a row, goes on as if uninterrupted.
+
+    Args:
+        batches: The loop's iterator.
+        runner: Its runner, which knows the seed, once it has resumed.
+    """
+
+    def __init__(self, batches: Iterator, runner: Runner):
+        self.batches, self.runner, self.drawn = batches, runner, 0
+
+    def __iter__(self) -> Iterator:
+        return self
+
+    def __next__(self) -> object:
+        runner = self.runner
+        set_random_seed((runner.seed + 1_000_003 * self.drawn + runner.rank) % 2**31)
+        self.drawn += 1
+        return next(self.batches)
+
+    def skip_iter(self, count: int) -> None:
+        """Load and drop batches: OneDL's mmengine calls this to resume. Its own skips the samples
+        without loading them, and those that follow are augmented otherwise."""
+        for _ in range(count):
+            next(self)
 
 
 @HOOKS.register_module()
@@ -125,6 +173,61 @@ class ShareBuffersHook(Hook):
     def before_val_epoch(self, runner) -> None:
         for buffer in runner.model.buffers():
             broadcast(buffer)
+
+
+@HOOKS.register_module()
+class FiniteHook(Hook):
+    """Stops a training that diverges before mmengine's CheckpointHook removes older checkpoints,
+    which it does before it writes the new one."""
+
+    priority = 'LOW'  # after the log of the step and the moving average, before checkpoints
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
+        if isinstance(outputs, dict):
+            check_losses(outputs, _moment(runner), _learning_rate(runner), _device(runner))
+        if any(_saves_now(hook, runner) for hook in runner.hooks):
+            self._check_weights(runner)
+
+    def after_train_epoch(self, runner) -> None:
+        self._check_weights(runner)
+
+    def before_val_epoch(self, runner) -> None:  # the best checkpoint is written after it
+        self._check_weights(runner)
+
+    def _check_weights(self, runner) -> None:
+        check_weights(_saved_modules(runner), _moment(runner), _device(runner))
+
+
+def _saved_modules(runner) -> dict[str, torch.nn.Module]:
+    """What a checkpoint holds: the model, and moving averages of it."""
+    averages = {type(hook).__name__: hook.ema_model for hook in runner.hooks
+                if isinstance(getattr(hook, 'ema_model', None), torch.nn.Module)}
+    return {'the model': runner.model, **averages}
+
+
+def _saves_now(hook: Hook, runner) -> bool:
+    return isinstance(hook, CheckpointHook) and not hook.by_epoch and (
+        hook.every_n_train_iters(runner, hook.interval, hook.save_begin)
+        or (hook.save_last and hook.is_last_train_iter(runner)))
+
+
+def _moment(runner) -> str:
+    return f'epoch {runner.epoch + 1}, iteration {runner.iter + 1}'
+
+
+def _learning_rate(runner) -> float:
+    rates = runner.optim_wrapper.get_lr()  # of each group; by name where there are several
+    return max(rate for values in rates.values() for rate in _numbers(values))
+
+
+def _numbers(values) -> list[float]:
+    if isinstance(values, dict):
+        return [rate for inner in values.values() for rate in _numbers(inner)]
+    return list(values)
+
+
+def _device(runner) -> torch.device:
+    return next(runner.model.parameters()).device
 
 
 @HOOKS.register_module()

@@ -1,5 +1,4 @@
 """Training and testing of mmengine configs: the options of OpenMMLab's tools."""
-import importlib
 from pathlib import Path
 
 import torch
@@ -8,13 +7,19 @@ from mmengine.logging import print_log
 from mmengine.registry import MODELS, init_default_scope
 from torch import nn
 
-from mmlit.checkpoints import latest_checkpoint
+from mmlit.config_files import config_errors
+from mmlit.config_keys import check_top_level, merge_options
+from mmlit.config_types import type_name
 from mmlit.distributed import process_group
 from mmlit.errors import ConfigError, MMLitError
+from mmlit.work_dir import latest_checkpoint, lock_work_dir
 
 from .checks import check_config
 from .fsdp import ResumableFlexibleRunner, prepare_fsdp
+from .keys import known_keys
+from .resuming import keep_seed, read_training
 from .runner import ResumableRunner
+from .scopes import import_scope
 
 
 def train(config: str,
@@ -49,8 +54,11 @@ def train(config: str,
         MMLitError: For what a user can mend.
     """
     cfg = load_config(config, cfg_options, work_dir, launcher)
-    if seed is not None or deterministic:
-        cfg.randomness = dict(seed=seed, deterministic=deterministic)
+    cfg.randomness = dict(dict(seed=None), **(cfg.get('randomness') or {}))
+    if seed is not None:
+        cfg.randomness.seed = seed
+    if deterministic:
+        cfg.randomness.deterministic = True
     if amp:
         cfg.optim_wrapper.type = 'AmpOptimWrapper'
         cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
@@ -59,14 +67,20 @@ def train(config: str,
         if 'base_batch_size' not in cfg.get('auto_scale_lr', {}):
             raise ConfigError(f'--auto-scale-lr needs auto_scale_lr.base_batch_size in {config}')
         cfg.auto_scale_lr.enable = True
+    _check_length(cfg)
+    if resume is None and load_from is None and cfg.get('resume'):
+        resume = cfg.get('load_from') or 'auto'
     if resume == 'auto':
         resume = latest_checkpoint(cfg.work_dir)
     cfg.resume = resume is not None
     cfg.load_from = str(resume or load_from or cfg.get('load_from') or '') or None
     _make_resumable(cfg)
     check_config(cfg)
-    with process_group(launcher):
-        runner = _build(cfg, _runner_class(cfg))
+    if cfg.resume:
+        keep_seed(cfg, read_training(cfg.load_from))
+    runner_class = _runner_class(cfg)
+    with process_group(launcher), lock_work_dir(cfg.work_dir):
+        runner = _build(cfg, runner_class)
         runner.train()
         return runner
 
@@ -109,17 +123,16 @@ def load_config(path: str, options: dict | None = None, work_dir: str | None = N
     Raises:
         ConfigError: If it, or a base of it, cannot be loaded.
     """
-    try:
+    with config_errors(path):
         cfg = Config.fromfile(path)
-        cfg.merge_from_dict(options or {})
-    except (OSError, SyntaxError, ImportError, KeyError, TypeError, ValueError) as e:
-        raise ConfigError(f'cannot load the config {path}: {e}') from e
+    # Before a model is built, its toolkit's models must have been imported: the scope is only
+    # looked into.
+    cfg.default_scope = import_scope(cfg)
+    known = known_keys(cfg.default_scope)
+    check_top_level(cfg, known)
+    merge_options(cfg, options or {}, known)
     cfg.launcher = launcher
     cfg.work_dir = str(work_dir or cfg.get('work_dir') or Path('work_dirs', Path(path).stem))
-    # The toolkit's scope is only looked into, not imported, when a model is built.
-    scope = cfg.get('default_scope', 'mmengine')
-    if scope != 'mmengine':
-        importlib.import_module(f'{scope}.models')
     return cfg
 
 
@@ -129,7 +142,7 @@ def build_model(cfg: Config) -> nn.Module:
     Raises:
         ConfigError: If it does not build.
     """
-    init_default_scope(cfg.get('default_scope', 'mmengine'))
+    init_default_scope(cfg.default_scope)
     try:
         preprocessor = cfg.get('data_preprocessor')  # beside the model in mmpretrain
         return MODELS.build({'data_preprocessor': preprocessor, **cfg.model})
@@ -143,7 +156,7 @@ def _augment_tests(cfg: Config) -> None:
         raise ConfigError(f'--tta needs tta_model and tta_pipeline in the config; it lacks '
                           f'{" and ".join(missing)}. mmdet has both in '
                           'mmdet::retinanet/retinanet_tta.py, for _base_')
-    if cfg.tta_model.type.endswith('DetTTAModel') and cfg.model.get('roi_head', {}).get(
+    if type_name(cfg.tta_model.type) == 'DetTTAModel' and cfg.model.get('roi_head', {}).get(
             'mask_head'):
         raise ConfigError('--tta: DetTTAModel of tta_model merges boxes only, and '
                           'model.roi_head.mask_head gives masks')
@@ -173,8 +186,18 @@ def _build(cfg: Config, runner_class: type = ResumableRunner):
         raise ConfigError(f'cannot build the model: {e}') from e
 
 
+def _check_length(cfg: Config) -> None:
+    """Refuse a training of no steps by its config, before anything is written."""
+    for key in ('max_epochs', 'max_iters'):
+        value = (cfg.get('train_cfg') or {}).get(key)
+        if value is not None and (not isinstance(value, int) or value <= 0):
+            raise ConfigError(f'train_cfg.{key}={value!r}: a training takes at least one step, in '
+                              'whole numbers')
+
+
 def _without_cuda(cfg: Config) -> None:
-    if torch.cuda.is_available() or cfg.optim_wrapper.get('type') != 'AmpOptimWrapper':
+    if torch.cuda.is_available() or type_name(
+            cfg.optim_wrapper.get('type')) != 'AmpOptimWrapper':
         return
     cfg.optim_wrapper.type = 'OptimWrapper'
     for key in ('loss_scale', 'dtype', 'use_fsdp'):
@@ -186,7 +209,8 @@ def _without_cuda(cfg: Config) -> None:
 def _make_resumable(cfg: Config) -> None:
     """What a resumed run needs to equal an uninterrupted one."""
     cfg.custom_hooks = [*(cfg.get('custom_hooks') or []), dict(type='SeedHook'),
-                        dict(type='CheckBatchHook'), dict(type='ShareBuffersHook')]
+                        dict(type='CheckBatchHook'), dict(type='ShareBuffersHook'),
+                        dict(type='FiniteHook')]
     loader = cfg.train_dataloader
     # Workers that outlive the epoch would keep the state of their random numbers.
     loader.persistent_workers = False
