@@ -45,7 +45,7 @@ class TimmLITv2(nn.Module):
         self.backbone = LITv2(arch, in_channels=in_chans, drop_path_rate=drop_path_rate, **kwargs)
         self.num_features = self.head_hidden_size = self.backbone.embed_dims[-1]
         self.feature_info = [
-            dict(num_chs=dim, reduction=4 * 2**i, module=f'backbone.stages.{i}')
+            dict(num_chs=dim, reduction=4 * 2**i, module=f'backbone.stages.{i}.blocks')
             for i, dim in enumerate(self.backbone.embed_dims)]
         self.in_chans = in_chans
         self.min_size = self.backbone.min_size

@@ -35,9 +35,9 @@ class LITv2(BaseModule):
     Every output is the layer-normed map of its stage; the next stage reads the map before that
     norm. Tokens travel as (B, H, W, C).
 
-    What comes out of ``norm{i}`` and ``stages[i]`` is (B, C, H, W), so that hooks on them
-    (Grad-CAM, feature extractors) see maps; inside a stage, and out of ``patch_embed`` and
-    ``downsample``, it is tokens: such tools take ``lambda t: t.permute(0, 3, 1, 2)`` there.
+    What comes out of ``norm{i}``, ``stages[i]`` and ``stages[i].blocks`` is (B, C, H, W), so that
+    hooks on them (Grad-CAM, feature extractors) see maps. Single blocks, ``patch_embed`` and
+    ``downsample`` give tokens: such tools take ``lambda t: t.permute(0, 3, 1, 2)`` there.
 
     Args:
         arch (str | dict): 'tiny', 'small', 'medium', 'base' (or their first letter), or a dict
@@ -246,6 +246,30 @@ class LITv2(BaseModule):
                     m.eval()
         return self
 
+    def get_layer_depth(self, param_name: str, prefix: str = '') -> tuple[int, int]:
+        """How deep a parameter is, for layer-wise learning rates; as mmpretrain's Swin counts.
+
+        Args:
+            param_name: Name of the parameter in the whole model.
+            prefix: What stands before the backbone's names there, such as 'backbone.'.
+
+        Returns:
+            Depth and the number of layers n: 0 for the patch embedding, 1 to n - 2 for the blocks,
+            each token merging with the block before it, and n - 1 for output norms and whatever
+            is outside of the backbone.
+        """
+        num_layers = sum(self.depths) + 2
+        parts = param_name.removeprefix(prefix).split('.')
+        if not param_name.startswith(prefix) or parts[0] not in ('patch_embed', 'stages'):
+            return num_layers - 1, num_layers
+        if parts[0] == 'patch_embed':
+            return 0, num_layers
+        stage = int(parts[1])
+        blocks_before = sum(self.depths[:stage])
+        if parts[2] == 'downsample':
+            return blocks_before + self.depths[stage], num_layers
+        return blocks_before + int(parts[3]) + 1, num_layers
+
     def fuse(self) -> 'LITv2':
         """Fold weights together for inference, in place; outputs stay equal up to rounding.
 
@@ -442,12 +466,24 @@ class Stage(nn.Module):
 
     def __init__(self, blocks: list[nn.Module], downsample: nn.Module | None):
         super().__init__()
-        self.blocks = nn.Sequential(*blocks)
+        self.blocks = Blocks(*blocks)
         self.downsample = downsample
 
     def forward(self, x: Tensor) -> Tensor:
         """Map tokens (B, H, W, C) to a map (B, C, H, W), which is a view of tokens."""
-        return self.blocks(x).permute(0, 3, 1, 2)
+        return self.blocks(x)
+
+
+class Blocks(nn.Sequential):
+    """The blocks of a stage.
+
+    What they give is a map here already, for extractors that trace with torch.fx take the last
+    step of a module by its name, which in ``stages.0`` is that of ``stages.0.downsample``.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map tokens (B, H, W, C) to a map (B, C, H, W), which is a view of tokens."""
+        return super().forward(x).permute(0, 3, 1, 2)
 
 
 class Block(OneStep):
