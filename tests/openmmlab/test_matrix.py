@@ -14,10 +14,7 @@ from mmengine.config import Config
 from mmengine.model import revert_sync_batchnorm
 from mmengine.optim import OptimWrapper
 from mmengine.registry import MODELS, init_default_scope
-from mmengine.structures import PixelData
 from mmengine.utils import get_installed_path
-from mmpretrain.structures import DataSample
-from mmseg.structures import SegDataSample
 
 from mmlit.openmmlab.scopes import import_scope
 
