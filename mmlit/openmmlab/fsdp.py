@@ -14,8 +14,9 @@ from mmlit.checkpoints.allow_list import EXTENDABLE
 from mmlit.checkpoints.writing import temporary_name
 from mmlit.errors import ConfigError
 from mmlit.models.litv2 import Block
+from mmlit.resuming import read_training
 
-from .resuming import check_hooks, check_state, read_training, say_stateful_transforms
+from .resuming import check_hooks, check_state, say_stateful_transforms
 from .runner import MMENGINE_TYPES, StepsTaken
 
 # For configs: auto_wrap_policy='mmlit.openmmlab.fsdp.wrap_blocks'. Nothing inside the token merging

@@ -10,11 +10,12 @@ from torch import nn
 
 from mmlit.distributed import process_group
 from mmlit.errors import ConfigError, MMLitError
+from mmlit.resuming import read_training
 from mmlit.work_dir import latest_checkpoint, lock_work_dir
 
 from .checks import check_config
 from .fsdp import ResumableFlexibleRunner, prepare_fsdp
-from .resuming import keep_seed, read_training
+from .resuming import keep_seed
 from .runner import MMENGINE_TYPES, ResumableRunner
 
 
