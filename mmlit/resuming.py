@@ -21,12 +21,11 @@ SHAPED = {'exp_avg', 'exp_avg_sq', 'max_exp_avg_sq', 'momentum_buffer', 'square_
 MOST_STEPS = 2**40
 
 
-def read_training(source: str, allowed: list) -> dict:
+def read_training(source: str) -> dict:
     """Read the checkpoint of a training to resume, and check what it says of that training.
 
     Args:
         source: Path or URL.
-        allowed: Types that it may hold, as in :func:`mmlit.checkpoints.read_checkpoint`.
 
     Returns:
         The whole checkpoint.
@@ -36,7 +35,7 @@ def read_training(source: str, allowed: list) -> dict:
             it, if there is one), or holds no state of a training, or one that cannot be.
     """
     try:
-        checkpoint = read_checkpoint(source, allowed=allowed)
+        checkpoint = read_checkpoint(source)
     except CheckpointError as e:
         raise CheckpointError(f'{e}{_other_than(source)}') from None
     meta = checkpoint.get('meta')

@@ -15,7 +15,7 @@ from mmengine.registry import DATASETS, init_default_scope
 from mmengine.visualization import Visualizer
 from PIL import Image, ImageOps
 
-from mmlit.checkpoints import fill_model, load_checkpoint, read_checkpoint
+from mmlit.checkpoints import load_checkpoint
 from mmlit.command_line import trainer_for
 from mmlit.errors import ConfigError, DatasetError
 
@@ -34,11 +34,7 @@ def load_model(path: str, checkpoint: str):
     if generation == 'mmengine' and 'test_dataloader' not in config:
         raise ConfigError(f'the config {path} has no test_dataloader: its pipeline is needed')
     model = trainer.build_model(config)
-    if generation == 'openmixup':
-        load_checkpoint(model, checkpoint, strict=True)
-    else:
-        from mmlit.openmmlab.runner import MMENGINE_TYPES
-        fill_model(model, read_checkpoint(checkpoint, MMENGINE_TYPES), checkpoint, strict=True)
+    load_checkpoint(model, checkpoint, strict=True)
     return config, model.to('cuda' if torch.cuda.is_available() else 'cpu').eval()
 
 

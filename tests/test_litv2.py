@@ -725,7 +725,7 @@ def test_pretrained(init_cfg):
 
 
 @pytest.mark.parametrize('init_cfg', [
-    dict(type='Pretrained', checkpoint='x.pth', prefix='neck'),
+    dict(type='Pretrained', checkpoint='x.pth', layer='Linear'),
     [dict(type='Pretrained', checkpoint='x.pth'), dict(type='Normal', layer='Linear')],
 ])
 def test_pretrained_stands_alone(init_cfg):

@@ -8,7 +8,15 @@ SRC is a file or URL in any layout that mmlit reads (docs/checkpoints.md); DST e
 import argparse
 from pathlib import Path
 
-from mmlit.checkpoints import convert, read_checkpoint, save_weights, state_dict_of
+from mmlit.checkpoints import (
+    check_finite,
+    convert,
+    kept_meta,
+    read_checkpoint,
+    refuse_same_file,
+    save_weights,
+    state_dict_of,
+)
 from mmlit.checkpoints.exporting import TARGETS
 from mmlit.command_line import clean_errors
 
@@ -18,16 +26,24 @@ def parse_args():
     parser.add_argument('source', help='file or URL')
     parser.add_argument('target', type=Path, help='.pth or .safetensors')
     parser.add_argument('--to', choices=list(TARGETS), required=True)
+    parser.add_argument('--prefix', help="of several backbones in SRC this one, 'teacher.' say")
+    parser.add_argument('--overwrite', action='store_true', help='replace a file of that name')
     return parser.parse_args()
 
 
 def main():
     args = parse_args()
     with clean_errors():
-        layout, backbone, rest = convert(state_dict_of(read_checkpoint(args.source)))
+        refuse_same_file(args.source, args.target)
+        checkpoint = read_checkpoint(args.source)
+        state = state_dict_of(checkpoint)
+        check_finite(state, args.source)
+        layout, backbone, rest = convert(state, args.prefix)
         converted = TARGETS[args.to](backbone, rest)
-        save_weights(converted, args.target)
-    (key, state), = converted.items()
+        (key, state), = converted.items()
+        meta = kept_meta(checkpoint)
+        save_weights({**converted, **(dict(meta=meta) if meta else {})}, args.target,
+                     args.overwrite)
     print(f'{args.target}: {len(state)} weights under {key!r}, from the {layout} layout to '
           f'{args.to}')
 

@@ -10,26 +10,37 @@ from mmlit.errors import CheckpointError
 State = dict[str, Tensor]
 
 
-def convert(state: Mapping[str, Tensor]) -> tuple[str, State, State]:
+# What wrappers of modules put into names: torch.compile, FSDP, activation checkpointing.
+WRAPPERS = re.compile(r'(^|\.)(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)(?=\.)')
+# Of several backbones in one file, this is the one that makes predictions (AutoMix: `backbone`
+# beside `backbone_k` and others).
+MAIN = re.compile(r'^(module\.|model\.)*backbone\.(module\.)?$')
+
+
+def convert(state: Mapping[str, Tensor],
+            prefix: str | None = None) -> tuple[str, State, State]:
     """Recognise the layout of a state dict and bring it into mmlit's.
 
     Args:
         state: Weights of a backbone or of a whole model.
+        prefix: Which backbone of several, such as 'teacher.' or 'teacher.backbone.'.
 
     Returns:
         The layout's name ('official', 'openmixup' or 'mmlit'); the backbone's weights in mmlit's
         names; the other weights (heads), names unchanged.
 
     Raises:
-        CheckpointError: If it is none of these layouts.
+        CheckpointError: If it is none of these layouts, or holds several backbones of which none is
+            the main one.
     """
-    # mmcv's EMAHook keeps a second copy of each weight, with underscores in place of dots.
-    state = {k: v for k, v in state.items() if not k.startswith('ema_')}
-    prefix = _prefix(state)
+    state = unwrap(state)
+    state = {k: v for k, v in state.items() if not is_average(k)}
+    prefix, others = _prefix(state, prefix)
     own = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
     # Around the backbone stands the whole model, perhaps in wrappers of its own (``module.``).
-    outer = re.sub(r'(backbone|encoder)\.$', '', prefix)
-    rest = {k.removeprefix(outer): v for k, v in state.items() if not k.startswith(prefix)}
+    outer = re.sub(r'(backbone|encoder)\.(module\.)?$', '', prefix)
+    rest = {k.removeprefix(outer): v for k, v in state.items()
+            if not k.startswith(prefix) and k.startswith(outer if others else '')}
     # In files of the official classifier, and of backbones alone, heads stand beside the stages.
     head = {k for k in own if k.startswith('head.')}
     backbone = {k: v for k, v in own.items() if k not in head}
@@ -39,14 +50,59 @@ def convert(state: Mapping[str, Tensor]) -> tuple[str, State, State]:
     return layout, mapping(backbone), rest
 
 
-def _prefix(state: Mapping[str, Tensor]) -> str:
-    """What stands before the names of the backbone."""
-    found = {m[1] for k in state if (m := re.match(r'(.*?)patch_embed1?\.proj', k))}
+def is_average(name: str) -> bool:
+    """Whether a name is of the second copy of a weight that mmcv's EMAHook keeps in the model: it
+    has underscores in place of dots."""
+    return name.startswith('ema_') and '.' not in name
+
+
+def unwrap(state: Mapping[str, Tensor]) -> State:
+    """Names without what ``torch.compile``, FSDP and activation checkpointing put into them, and
+    without the counters of averaged models."""
+    names = {k: WRAPPERS.sub(r'\1', k).replace('..', '.').lstrip('.') for k in state}
+    if len(set(names.values())) < len(names):
+        return dict(state)  # what looks like a wrapper's name is one of the model's own
+    return {names[k]: v for k, v in state.items() if k not in ('n_averaged', 'steps')}
+
+
+def adapt_channels(weight: Tensor, channels: int) -> Tensor:
+    """The first convolution of a model for RGB, for images with another number of channels.
+
+    One channel gets the sum over RGB, so that a grey image gives what its three equal channels
+    gave. Of more, each gets a weight of red, green and blue in turn, scaled so that the sum over
+    all stays of the same size (timm's rule).
+
+    Args:
+        weight: Shape (C_out, 3, k, k).
+        channels: Number of channels of the images.
+
+    Returns:
+        Shape (C_out, channels, k, k).
+    """
+    if channels == 1:
+        return weight.sum(dim=1, keepdim=True)
+    return weight[:, [i % 3 for i in range(channels)]] * (3 / channels)
+
+
+def _prefix(state: Mapping[str, Tensor], wanted: str | None) -> tuple[str, list[str]]:
+    """What stands before the names of the backbone, and of others in the file."""
+    found = sorted({m[1] for k in state if (m := re.match(r'(.*?)patch_embed1?\.proj', k))})
     if not found:
         raise _unknown(state)
-    if len(found) > 1:
-        raise CheckpointError(f'it holds several backbones, under {sorted(found)}: keep one')
-    return found.pop()
+    if wanted:
+        wanted = wanted.rstrip('.') + '.'
+        chosen = [p for p in found if p.startswith(wanted)]
+        if not chosen:
+            raise CheckpointError(f'no backbone stands under prefix={wanted!r}; there are some '
+                                  f'under {found}')
+    else:
+        chosen = found if len(found) == 1 else [p for p in found if MAIN.match(p)]
+    if len(chosen) != 1:
+        several = chosen or found
+        raise CheckpointError(f'it holds several backbones, under {several}: say which, with '
+                              f'prefix={several[0]!r} in load_checkpoint, or in init_cfg='
+                              "dict(type='Pretrained', ...)")
+    return chosen[0], [p for p in found if p != chosen[0]]
 
 
 def from_official(state: Mapping[str, Tensor]) -> State:

@@ -4,72 +4,159 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
+import torch
 from mmengine.logging import print_log
-from torch import nn
+from torch import Tensor, nn
 
 from mmlit.errors import CheckpointError
 
-from .layouts import State, convert
+from . import meta
+from .layouts import State, adapt_channels, convert, is_average, unwrap
 from .reading import read_checkpoint, state_dict_of
 
 OUTPUT_NORM = re.compile(r'norm\d\.')
 FIRST_WEIGHT = 'patch_embed.proj.weight'
+MERGING = '.downsample.dconv.'  # in the names of LITv2, and of no other model
+OWN_NAMES = "the model's own"
 
 
-def load_checkpoint(model: nn.Module, source: str | Path, strict: bool = False) -> dict:
+def load_checkpoint(model: nn.Module, source: str | Path, strict: bool = False,
+                    prefix: str | None = None) -> dict:
     """Load a model from a checkpoint of any known layout.
 
     The backbone is filled wholly, or nothing is. What may differ, unless ``strict``, is reported
     in one line: norms of outputs (an ImageNet model has one, a dense backbone up to four), heads
     and necks that the checkpoint lacks or has in another size, which stay as they are, and the
-    channels of the images: from three of them to any other number, each new channel's weights are
-    the mean over RGB.
+    channels of the images, from three of them to any other number
+    (:func:`mmlit.checkpoints.layouts.adapt_channels`).
+
+    Names that equal the model's own need no layout: any model may be filled from its own file.
 
     Args:
         model: A LITv2, or a model with one as ``backbone`` (mmlit's classifier, openmixup's,
             detectors and segmentors).
         source: Path or URL of a checkpoint of the official release, openmixup, timm or mmlit.
         strict: Whether every weight must match, as to test or to resume.
+        prefix: Which backbone of several in the file, such as 'teacher.backbone.'.
 
     Returns:
         The whole checkpoint, as read.
 
     Raises:
-        CheckpointError: If the file cannot be read, holds numbers that are not finite, or does not
-            fit; the message names what and why.
+        CheckpointError: If the file cannot be read, holds numbers that are not finite in the
+            model's dtype, or does not fit; the message names what and why.
     """
     checkpoint = read_checkpoint(source)
-    fill_model(model, checkpoint, source, strict)
+    fill_model(model, checkpoint, source, strict, prefix=prefix)
     return checkpoint
 
 
-def fill_model(model: nn.Module, checkpoint: dict, source: str | Path,
-               strict: bool = False) -> None:
-    """Fill a model from a checkpoint that is read; see :func:`load_checkpoint`."""
+def fill_model(model: nn.Module, checkpoint: dict, source: str | Path, strict: bool = False,
+               resume: bool = False, prefix: str | None = None) -> None:
+    """Fill a model from a checkpoint that is read; see :func:`load_checkpoint`.
+
+    Args:
+        model: As there.
+        checkpoint: What :func:`read_checkpoint` returned.
+        source: Where it came from, for messages.
+        strict: As there.
+        resume: Whether a training goes on: settings that change what the weights mean, but not
+            their shapes, are then refused; else a warning names them.
+        prefix: As there.
+    """
+    own = {k: v for k, v in model.state_dict().items() if isinstance(v, Tensor)}
+    notes = []
     try:
-        layout, backbone, rest = convert(state_dict_of(checkpoint))
-        _check_finite({**backbone, **rest})
+        state = state_dict_of(checkpoint)
+        _check_settings(model, checkpoint, resume, notes)
+        layout, state, expected = _match(own, state, strict, prefix, notes)
     except CheckpointError as e:
         raise CheckpointError(f'checkpoint {source}: {e}') from None
-    whole = hasattr(model, 'backbone')
-    prefix = 'backbone.' if whole else ''
-    own = model.state_dict()
-    own_backbone = {k.removeprefix(prefix): v for k, v in own.items() if k.startswith(prefix)}
-    own_rest = {k: v for k, v in own.items() if whole and not k.startswith(prefix)}
-    rest = _rename_head(rest, own_rest)
+    _check_fit(state, expected, source, layout)
+    try:
+        state = {k: _as_in_model(k, v, own[k]) for k, v in state.items()}
+    except CheckpointError as e:
+        raise CheckpointError(f'checkpoint {source}: {e}') from None
+    model.load_state_dict(state, strict=False)
+    message = '; '.join([f'{source}: loaded {len(state)} weights, {layout} layout', *notes])
+    print_log(message, logger='current', level=logging.WARNING if notes else logging.INFO)
 
-    notes = []
+
+def _match(own: State, state: State, strict: bool, prefix: str | None,
+           notes: list[str]) -> tuple[str, State, State]:
+    """Name of the layout, the weights to load in the model's names, and those they have to fill."""
+    whole = any(k.startswith('backbone.') for k in own)
+    start = 'backbone.' if whole else ''
+    theirs = _in_own_names(own, state, start) if prefix is None else None
+    if theirs is not None:
+        layout = 'mmlit' if any(MERGING in k for k in own) else OWN_NAMES
+        backbone = {k.removeprefix(start): v for k, v in theirs.items() if k.startswith(start)}
+        rest = {k: v for k, v in theirs.items() if whole and not k.startswith(start)}
+    elif not any(MERGING in k for k in own):
+        raise CheckpointError(_explain_names(own, state))
+    else:
+        layout, backbone, rest = convert(state, prefix)
+    own_backbone = {k.removeprefix(start): v for k, v in own.items() if k.startswith(start)}
+    own_rest = {k: v for k, v in own.items() if whole and not k.startswith(start)}
+    rest = _rename_head(rest, own_rest)
     if not strict:
         backbone, own_backbone = _adapt_backbone(backbone, own_backbone, notes)
         rest, own_rest = _adapt_rest(rest, own_rest, notes)
     elif not whole:
         rest = {}
-    state = {**{prefix + k: v for k, v in backbone.items()}, **rest}
-    expected = {**{prefix + k: v for k, v in own_backbone.items()}, **own_rest}
-    _check_fit(state, expected, source, layout)
-    model.load_state_dict(state, strict=False)
-    message = '; '.join([f'{source}: loaded {len(state)} weights, {layout} layout', *notes])
-    print_log(message, logger='current', level=logging.WARNING if notes else logging.INFO)
+    return (layout, {**{start + k: v for k, v in backbone.items()}, **rest},
+            {**{start + k: v for k, v in own_backbone.items()}, **own_rest})
+
+
+def _in_own_names(own: State, state: State, start: str) -> State | None:
+    """The weights, if their names are the model's own: those of its backbone at least."""
+    needed = {k for k in own if k.startswith(start) and not k.endswith('.num_batches_tracked')}
+    for names in (state, unwrap(state), _without_module(unwrap(state))):
+        if needed <= set(names):
+            # A model without the hook that keeps averages has no place for them.
+            return {k: v for k, v in names.items() if k in own or not is_average(k)}
+    return None
+
+
+def _without_module(state: State) -> State:
+    return {k.removeprefix('module.'): v for k, v in state.items()}
+
+
+def _explain_names(own: State, state: State) -> str:
+    missing = set(own) - set(state)
+    return (f'the weights are of another model: it lacks {_names(missing)}, and the model has no '
+            f'place for {_names(set(state) - set(own)) or "nothing"}')
+
+
+def _check_settings(model: nn.Module, checkpoint: dict, resume: bool, notes: list[str]) -> None:
+    differing = meta.differences(model, checkpoint.get('meta'))
+    if differing and resume:
+        raise CheckpointError(f'it was trained with other settings, with which its weights mean '
+                              f'something else: {"; ".join(differing)}. Resume with the same, or '
+                              'start a new training from it with --load-from')
+    notes += [f'made with other settings: {"; ".join(differing)}'] if differing else []
+
+
+def _as_in_model(name: str, value: Tensor, own: Tensor) -> Tensor:
+    """A weight in the dtype of the model's.
+
+    Raises:
+        CheckpointError: If it is then another number, or none.
+    """
+    if own.is_meta or own.is_inference():
+        raise CheckpointError(f"the model's {name} cannot be filled: it is "
+                              f'{"on the device meta" if own.is_meta else "an inference tensor"}')
+    cast = value.to(own.dtype)  # on the CPU, where the checkpoint is
+    if not own.is_floating_point():  # a counter or an index
+        if not torch.equal(cast.to(value.dtype), value):
+            raise CheckpointError(f'{name} holds numbers that {own.dtype} cannot hold')
+    elif not value.is_floating_point():
+        raise CheckpointError(f'{name} holds {value.dtype}, where the model has {own.dtype}')
+    elif not cast.isfinite().all():
+        why = ('the training that made it had failed, or the file is damaged'
+               if not value.isfinite().all() else f'they are too large for {own.dtype}')
+        raise CheckpointError(f'{name} hold numbers that are not finite (NaN or infinite): {why}')
+    return cast
 
 
 def _adapt_backbone(state: State, own: State, notes: list[str]) -> tuple[State, State]:
@@ -86,10 +173,11 @@ def _adapt_backbone(state: State, own: State, notes: list[str]) -> tuple[State, 
         notes.append(f'not in it, so left as they were: {_names(new)}')
     state = {k: v for k, v in state.items() if k not in unused}
     theirs, ours = state.get(FIRST_WEIGHT), own.get(FIRST_WEIGHT)
-    if theirs is not None and ours is not None and theirs.shape[1] == 3 != ours.shape[1]:
-        state[FIRST_WEIGHT] = theirs.mean(dim=1, keepdim=True).repeat(1, ours.shape[1], 1, 1)
-        notes.append(f'images have {ours.shape[1]} channels, not 3: {FIRST_WEIGHT} is its mean '
-                     'over RGB for each')
+    if (theirs is not None and ours is not None and theirs.ndim == 4
+            and theirs.shape[1] == 3 != ours.shape[1]):
+        state[FIRST_WEIGHT] = adapt_channels(theirs, ours.shape[1])
+        what = 'its sum over RGB' if ours.shape[1] == 1 else 'that of RGB in turn, scaled'
+        notes.append(f'images have {ours.shape[1]} channels, not 3: {FIRST_WEIGHT} is {what}')
     return state, {k: v for k, v in own.items() if k not in new}
 
 
@@ -109,13 +197,6 @@ def _adapt_rest(state: State, own: State, notes: list[str]) -> tuple[State, Stat
     left = {*unused, *resized, *new}
     return ({k: v for k, v in state.items() if k not in left},
             {k: v for k, v in own.items() if k not in left})
-
-
-def _check_finite(state: State) -> None:
-    bad = [k for k, v in state.items() if v.is_floating_point() and not v.isfinite().all()]
-    if bad:
-        raise CheckpointError(f'{_names(bad)} hold numbers that are not finite (NaN or infinite): '
-                              'the training that made it had failed, or the file is damaged')
 
 
 def _check_fit(state: State, own: State, source, layout: str) -> None:

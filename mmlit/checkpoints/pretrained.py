@@ -41,24 +41,36 @@ PUBLISHED = (
 )
 
 
-def find_pretrained(arch: str | None, name: str) -> Published:
-    """The published weights of this name.
+def resolve_pretrained(arch: str | None, source: str) -> tuple[str, dict | None]:
+    """Where the weights are that a user names.
+
+    Args:
+        arch: 'small', 'medium', 'base', or another; None for an arch of its own.
+        source: A name of :func:`list_pretrained`, a path or a URL.
+
+    Returns:
+        Path or URL; and for a name, the arguments that the model has to have and that a path says
+        nothing of: ``alpha`` and ``init_values``. None for paths and URLs.
 
     Raises:
-        CheckpointError: If there are none for this arch; the message lists those there are.
+        CheckpointError: If it is a name, but not of this arch; the message lists those there are.
     """
+    source = str(source)
+    if not any(source == entry.name for entry in PUBLISHED):
+        return source, None
     for entry in PUBLISHED:
-        if (entry.arch, entry.name) == (arch, name):
-            return entry
+        if (entry.arch, entry.name) == (arch, source):
+            return entry.url, {'alpha': 0.9, 'init_values': 0., **entry.settings}
     names = [entry.name for entry in PUBLISHED if entry.arch == arch]
     there = f'there are {names} (mmlit.list_pretrained())' if names else 'none are published'
     model = f'LITv2 {arch or "of an arch of its own"}'
-    raise CheckpointError(f'no weights {name!r} for {model}: {there}')
+    raise CheckpointError(f'no weights {source!r} for {model}: {there}')
 
 
-def is_name(source: str) -> bool:
-    """Whether ``source`` names published weights of some model, and is no path or URL."""
-    return any(source == entry.name for entry in PUBLISHED)
+def side_of(source: str, arch: str) -> int:
+    """Side of the images that published weights were trained on, in pixels; 224 for others."""
+    return next((entry.side for entry in PUBLISHED if (entry.arch, entry.name) == (arch, source)),
+                224)
 
 
 def list_pretrained() -> None:

@@ -5,7 +5,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from mmlit.checkpoints import find_pretrained, is_name, load_checkpoint
+from mmlit.checkpoints import load_checkpoint, resolve_pretrained
+from mmlit.checkpoints.pretrained import side_of
 from mmlit.command_line import trainer_for
 from mmlit.errors import ArgumentError, ConfigError
 from mmlit.models import LITv2, LITv2Classifier
@@ -99,11 +100,12 @@ def load_part(model: str, checkpoint: str | None, part: str | None = None,
 
 def _by_name(arch: str, checkpoint: str | None, part: str | None, num_classes: int) -> Part:
     settings, preprocessing = {}, dict(IMAGENET)
-    if checkpoint is not None and is_name(str(checkpoint)):
-        entry = find_pretrained(arch, checkpoint)
-        settings, checkpoint = entry.settings, entry.url
-        if entry.side != 224:  # the whole image, as the recipe tests it
-            preprocessing.update(resize=[entry.side] * 2, crop=None)
+    if checkpoint is not None:
+        side = side_of(str(checkpoint), arch)
+        if side != 224:  # the whole image, as the recipe tests it
+            preprocessing.update(resize=[side] * 2, crop=None)
+        checkpoint, needed = resolve_pretrained(arch, checkpoint)
+        settings = needed or {}
     if part == 'head':
         raise ArgumentError("part='head': litv2_" + arch + ' is a classifier; a detector or a '
                             'segmentor needs its config')

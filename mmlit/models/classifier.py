@@ -1,7 +1,7 @@
 """LITv2 as a plain image classifier, with no toolkit around it."""
 from torch import Tensor, nn
 
-from mmlit.checkpoints import find_pretrained, is_name, load_checkpoint
+from mmlit.checkpoints import load_checkpoint, resolve_pretrained
 from mmlit.errors import ArgumentError
 
 from .litv2 import LITv2
@@ -78,10 +78,10 @@ def litv2_base(num_classes: int = 1000, pretrained: str | None = None,
 
 
 def _build(arch: str, num_classes: int, pretrained: str | None, kwargs: dict) -> LITv2Classifier:
-    if pretrained is not None and is_name(str(pretrained)):
-        entry = find_pretrained(arch, pretrained)
-        pretrained, kwargs = entry.url, {**entry.settings, **kwargs}
-    model = LITv2Classifier(arch, num_classes, **kwargs)
-    if pretrained is not None:
-        load_checkpoint(model, pretrained)
+    if pretrained is None:
+        return LITv2Classifier(arch, num_classes, **kwargs)
+    source, settings = resolve_pretrained(arch, pretrained)
+    model = LITv2Classifier(arch, num_classes, **{**(settings or {}), **kwargs})
+    model.backbone._check_settings(pretrained, settings or {})
+    load_checkpoint(model, source)
     return model

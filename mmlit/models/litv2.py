@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
-from mmlit.checkpoints import find_pretrained, is_name, load_checkpoint
+from mmlit.checkpoints import load_checkpoint, resolve_pretrained
 from mmlit.errors import ArgumentError
 from mmlit.ops import pad_to_multiple
 
@@ -69,8 +69,10 @@ class LITv2(BaseModule):
         with_cp (bool): Recomputes blocks in the backward pass to save memory. Defaults to False.
         init_cfg (dict, optional): ``dict(type='Pretrained', checkpoint=...)`` loads a checkpoint
             of the official release, of openmixup or of mmlit, whichever it is: a path, a URL, or a
-            name of :func:`mmlit.list_pretrained`, such as 'in1k'. Other configs of
-            mmengine apply on top of the default initialisation. Defaults to None.
+            name of :func:`mmlit.list_pretrained`, such as 'in1k', whose alpha and layer scale the
+            model has to have. Of several backbones in a file, ``prefix='teacher.backbone.'`` says
+            which. Other configs of mmengine apply on top of the default initialisation. Defaults
+            to None.
 
     Raises:
         ArgumentError: If an argument has no meaning here; the message names it.
@@ -170,6 +172,12 @@ class LITv2(BaseModule):
             self.add_module(f'norm{i}', build_norm(norm_cfg, self.embed_dims[i], ('LN', ),
                                                    'norm_cfg'))
         self.is_fused = False
+        # What weights of these shapes mean: files of trainings hold it, and loading compares it.
+        self.checkpoint_settings = dict(
+            num_heads=self.num_heads, window_size=windows, alpha=float(alpha),
+            norm_cfg=dict(norm_cfg), act_cfg=dict(act_cfg),
+            conv_norm_eps=conv_norm_cfg.get('eps', 1e-5))
+        self.init_values = init_values
         self._reset_parameters()
         self._freeze_stages()
 
@@ -250,30 +258,44 @@ class LITv2(BaseModule):
             pretrained: Path or URL of a checkpoint, or the name of a published one, in place of
                 ``init_cfg``'s; openmixup's models pass their ``pretrained`` here.
         """
-        pretrained = pretrained or self._pretrained_checkpoint()
+        prefix = None
+        if not pretrained:
+            pretrained, prefix = self._pretrained_checkpoint()
         if pretrained is not None:
-            if is_name(str(pretrained)):
-                pretrained = find_pretrained(self.arch_name, pretrained).url
-            load_checkpoint(self, pretrained)
+            source, settings = resolve_pretrained(self.arch_name, pretrained)
+            self._check_settings(pretrained, settings or {})
+            load_checkpoint(self, source, prefix=prefix)
         else:
             self._reset_parameters()
             if self.init_cfg:
                 super().init_weights()
         self._is_init = True
 
-    def _pretrained_checkpoint(self) -> str | None:
+    def _check_settings(self, name: str, settings: dict) -> None:
+        """Compare with the settings of published weights, before these are downloaded."""
+        ours = dict(alpha=self.checkpoint_settings['alpha'], init_values=self.init_values)
+        # Any initial value of layer scale will do: the trained ones replace it.
+        wrong = [k for k, value in settings.items() if (
+            bool(ours[k]) != bool(value) if k == 'init_values' else ours[k] != value)]
+        if wrong:
+            needed = ', '.join(f'{key}={settings[key]}' for key in wrong)
+            given = ', '.join(f'{key}={ours[key]}' for key in wrong)
+            raise ArgumentError(f'the weights {name!r} are of a LITv2 with {needed}, and this one '
+                                f'has {given}: build it with {needed}')
+
+    def _pretrained_checkpoint(self) -> tuple[str | None, str | None]:
+        """Source and prefix that ``init_cfg`` names."""
         configs = self.init_cfg if isinstance(self.init_cfg, (list, tuple)) else [self.init_cfg]
         for config in configs:
             if config and config['type'] == 'Pretrained':
-                extra = set(config) - {'type', 'checkpoint'}
-                # mmengine's way to name the part of a whole model, which is recognised anyway.
-                if config.get('prefix', '').rstrip('.') == 'backbone':
-                    extra.discard('prefix')
+                extra = set(config) - {'type', 'checkpoint', 'prefix', 'map_location'}
                 if extra or len(configs) > 1:
                     raise ArgumentError(f'init_cfg={self.init_cfg}: Pretrained fills every weight '
-                                        'and takes a checkpoint alone')
-                return config['checkpoint']
-        return None
+                                        'and takes a checkpoint and its prefix alone')
+                # In files of backbones alone, nothing stands before the names.
+                prefix = config.get('prefix') or ''
+                return config['checkpoint'], None if prefix.rstrip('.') == 'backbone' else prefix
+        return None, None
 
     def _reset_parameters(self) -> None:
         """Initialisation of the recipes: truncated normal linears, fan-out convolutions."""

@@ -5,7 +5,7 @@ from pathlib import Path
 from mmcv.runner import EpochBasedRunner
 from torch import nn
 
-from mmlit.checkpoints import load_checkpoint, written_whole
+from mmlit.checkpoints import describe, fill_model, read_checkpoint, written_whole
 from mmlit.errors import CheckpointError
 
 
@@ -40,7 +40,8 @@ class ResumableRunner(EpochBasedRunner):
         out_dir = Path(out_dir)
         name = filename_tmpl.format(self.epoch + 1)
         with written_whole(out_dir / name) as partial:
-            super().save_checkpoint(out_dir, partial.name, save_optimizer, meta,
+            super().save_checkpoint(out_dir, partial.name, save_optimizer,
+                                    {**(meta or {}), **describe(self.model)},
                                     create_symlink=False)
         if create_symlink:
             link = out_dir / '.latest.tmp'
@@ -77,7 +78,8 @@ def load_training(model: nn.Module, path: str | Path) -> dict:
     Raises:
         CheckpointError: If it cannot be read, does not fit, or holds no state of a training.
     """
-    checkpoint = load_checkpoint(model, path, strict=True)
+    checkpoint = read_checkpoint(path)
+    fill_model(model, checkpoint, path, strict=True, resume=True)
     if 'optimizer' not in checkpoint or 'epoch' not in checkpoint.get('meta', {}):
         raise CheckpointError(f'checkpoint {path} holds weights but no state of a training: use '
                               '--load-from to start a new training from it')

@@ -10,14 +10,14 @@ from torch.distributed.fsdp import FullyShardedDataParallel
 from torch.distributed.fsdp.wrap import ModuleWrapPolicy
 
 from mmlit.checkpoints import replace_when_whole
-from mmlit.checkpoints.allow_list import EXTENDABLE
+from mmlit.checkpoints.allow_list import EXTENDABLE, SAFE_TYPES
 from mmlit.checkpoints.writing import temporary_name
 from mmlit.errors import ConfigError
 from mmlit.models.litv2 import Block
 from mmlit.resuming import read_training
 
 from .resuming import check_hooks, check_state, say_stateful_transforms
-from .runner import MMENGINE_TYPES, StepsTaken
+from .runner import StepsTaken
 
 # For configs: auto_wrap_policy='mmlit.openmmlab.fsdp.wrap_blocks'. Nothing inside the token merging
 # may be a unit of its own: it reads the weights of a layer that it does not call.
@@ -66,9 +66,9 @@ class ResumableFSDPStrategy(FSDPStrategy):
             replace_when_whole(partial, filename)
 
     def load_checkpoint(self, filename: str, **kwargs) -> dict:
-        check_state(read_training(filename, MMENGINE_TYPES), filename, self.optim_wrapper,
+        check_state(read_training(filename), filename, self.optim_wrapper,
                     self.param_schedulers, model=None)
-        with torch.serialization.safe_globals(MMENGINE_TYPES):
+        with torch.serialization.safe_globals(SAFE_TYPES):
             checkpoint = super().load_checkpoint(filename, **kwargs)
         # Resuming would run this text as Python, to find a number of GPUs.
         checkpoint['meta'].pop('config', None)

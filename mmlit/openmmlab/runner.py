@@ -1,14 +1,10 @@
 """mmengine's Runner, made to survive being killed at any moment and to run without a GPU."""
-import pickle
 from collections.abc import Iterator
-from importlib import import_module
 from pathlib import Path
 
-import numpy as np
 import torch
 from mmengine.dist import broadcast, master_only
 from mmengine.hooks import CheckpointHook, Hook
-from mmengine.logging import HistoryBuffer
 from mmengine.model import (
     BaseTTAModel,
     MMDistributedDataParallel,
@@ -18,40 +14,12 @@ from mmengine.model import (
 from mmengine.registry import FUNCTIONS, HOOKS, RUNNERS
 from mmengine.runner import Runner, set_random_seed
 
-from mmlit.checkpoints import fill_model, read_checkpoint, written_whole
+from mmlit.checkpoints import describe, fill_model, read_checkpoint, written_whole
 from mmlit.errors import CheckpointError, ConfigError, DivergedError
 from mmlit.finite import ADVICE, check_losses, check_weights, not_finite
 from mmlit.resuming import read_training
 
 from .resuming import check_hooks, check_state, say_stateful_transforms
-
-
-def _statistic(owner: type, name: str):
-    """``getattr`` for one purpose: the methods of a HistoryBuffer, which is how pickle names them.
-
-    The real one would let a file reach for anything.
-    """
-    if owner is not HistoryBuffer or name.startswith('_'):
-        raise pickle.UnpicklingError(f'Unsupported global: GLOBAL getattr of {owner}')
-    return getattr(owner, name)
-
-
-# What mmengine 0.10 keeps in its checkpoints beside tensors: curves of losses, as NumPy arrays.
-# With weights_only, torch's default since 2.6, they have to be allowed by name
-# (open-mmlab/mmengine#1655).
-_MULTIARRAY = import_module(
-    'numpy.core.multiarray' if np.__version__.startswith('1.') else 'numpy._core.multiarray')
-MMENGINE_TYPES = [
-    HistoryBuffer, np.ndarray, np.dtype, _MULTIARRAY._reconstruct, _MULTIARRAY.scalar,
-    *(getattr(np.dtypes, f'{kind}DType') for kind in
-      ('Float64', 'Float32', 'Int64', 'Int32', 'Bool')),
-    (_statistic, 'builtins.getattr'),
-    # NumPy 1 and 2 name the same function differently in the files they write.
-    (_MULTIARRAY._reconstruct, 'numpy.core.multiarray._reconstruct'),
-    (_MULTIARRAY._reconstruct, 'numpy._core.multiarray._reconstruct'),
-    (_MULTIARRAY.scalar, 'numpy.core.multiarray.scalar'),
-    (_MULTIARRAY.scalar, 'numpy._core.multiarray.scalar'),
-]
 
 
 class StepsTaken:
@@ -140,30 +108,32 @@ class ResumableRunner(StepsTaken, Runner):
 
     def load_checkpoint(self, filename, map_location='cpu', strict=True, revise_keys=None) -> dict:
         if self.resuming:
-            checkpoint = read_training(filename, MMENGINE_TYPES)
+            checkpoint = read_training(filename)
             check_hooks(checkpoint, filename, self.hooks)
             check_state(checkpoint, filename, self.optim_wrapper, self.param_schedulers, self.model)
         else:
-            checkpoint = read_checkpoint(filename, allowed=MMENGINE_TYPES)
+            checkpoint = read_checkpoint(filename)
         # Resuming would run this text as Python, to find a number of GPUs.
         checkpoint.get('meta', {}).pop('config', None)
         self.call_hook('after_load_checkpoint', checkpoint=checkpoint)
         model = self.model.module if is_model_wrapper(self.model) else self.model
         fill_model(model.module if isinstance(model, BaseTTAModel) else model, checkpoint, filename,
-                   strict=self.whole_model)
+                   strict=self.whole_model, resume=self.resuming)
         self._has_loaded = True
         return checkpoint
 
     @master_only
-    def save_checkpoint(self, out_dir: str, filename: str, *args, **kwargs) -> None:
+    def save_checkpoint(self, out_dir: str, filename: str, *args, meta: dict | None = None,
+                        **kwargs) -> None:
+        meta = {**(meta or {}), **describe(self.model)}
         bad = not_finite(_saved_modules(self))
         if bad:
             raise DivergedError(f'{bad} is not finite: {filename} is not written. {ADVICE}')
         if '://' in str(out_dir):  # an object store, which knows no partial files
-            super().save_checkpoint(out_dir, filename, *args, **kwargs)
+            super().save_checkpoint(out_dir, filename, *args, meta=meta, **kwargs)
             return
         with written_whole(Path(out_dir, filename)) as partial:
-            super().save_checkpoint(out_dir, partial.name, *args, **kwargs)
+            super().save_checkpoint(out_dir, partial.name, *args, meta=meta, **kwargs)
 
 
 class _SeededBatches:

@@ -16,7 +16,7 @@ from mmlit.work_dir import latest_checkpoint, lock_work_dir
 from .checks import check_config
 from .fsdp import ResumableFlexibleRunner, prepare_fsdp
 from .resuming import keep_seed
-from .runner import MMENGINE_TYPES, ResumableRunner
+from .runner import ResumableRunner
 
 
 def train(config: str,
@@ -74,7 +74,7 @@ def train(config: str,
     _make_resumable(cfg)
     check_config(cfg)
     if cfg.resume:
-        keep_seed(cfg, read_training(cfg.load_from, MMENGINE_TYPES))
+        keep_seed(cfg, read_training(cfg.load_from))
     runner_class = _runner_class(cfg)
     with process_group(launcher), lock_work_dir(cfg.work_dir):
         runner = _build(cfg, runner_class)

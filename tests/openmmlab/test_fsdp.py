@@ -16,7 +16,6 @@ from mmlit.checkpoints import read_checkpoint
 from mmlit.distributed import process_group
 from mmlit.errors import ConfigError
 from mmlit.openmmlab.fsdp import prepare_fsdp, wrap_blocks
-from mmlit.openmmlab.runner import MMENGINE_TYPES
 from mmlit.openmmlab.trainer import train
 
 from ..conftest import GOLDEN_ARCH, needs_torch
@@ -68,7 +67,7 @@ def losses(out: str) -> list[str]:
 
 
 def check_equal(a, b):
-    a, b = (read_checkpoint(path, MMENGINE_TYPES) for path in (a, b))
+    a, b = (read_checkpoint(path) for path in (a, b))
     for name, value in a['state_dict'].items():
         assert torch.equal(value, b['state_dict'][name]), name
     names = next(x for x in (a, b) if 0 not in x['optimizer']['state'])
@@ -89,7 +88,7 @@ def test_two_processes_equal_ddp_bit_for_bit(config, sharded, tmp_path):  # noqa
     assert metrics(out) == metrics(plain)
     check_equal(tmp_path / 'fsdp/epoch_3.pth', tmp_path / 'ddp/epoch_3.pth')
 
-    weights = read_checkpoint(tmp_path / 'ddp/epoch_3.pth', MMENGINE_TYPES)['state_dict']
+    weights = read_checkpoint(tmp_path / 'ddp/epoch_3.pth')['state_dict']
     whole = sum(v.numel() for k, v in weights.items() if 'running' not in k and 'num_b' not in k)
     shards = [tuple(map(int, found)) for found in
               re.findall(r'SHARD (\d+) of a whole in (\d+) units', out)]
@@ -116,7 +115,7 @@ def test_trains_on_every_gpu(sharded, tmp_path):
     out = done.stdout + done.stderr
     assert done.returncode == 0, out[-3000:]
     assert len(losses(out)) >= 3 and all(math.isfinite(float(x)) for x in losses(out))
-    weights = read_checkpoint(tmp_path / 'gpu/epoch_3.pth', MMENGINE_TYPES)['state_dict']
+    weights = read_checkpoint(tmp_path / 'gpu/epoch_3.pth')['state_dict']
     assert all(v.isfinite().all() for v in weights.values())
 
 

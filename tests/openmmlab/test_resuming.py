@@ -16,7 +16,6 @@ from mmlit import resuming as shared
 from mmlit.checkpoints import read_checkpoint
 from mmlit.errors import CheckpointError, ConfigError, DivergedError
 from mmlit.openmmlab import resuming
-from mmlit.openmmlab.runner import MMENGINE_TYPES
 from mmlit.openmmlab.trainer import train
 from mmlit.work_dir import lock_work_dir
 
@@ -72,7 +71,7 @@ def warnings(monkeypatch):
 
 
 def read(path) -> dict:
-    return read_checkpoint(path, MMENGINE_TYPES)
+    return read_checkpoint(path)
 
 
 def copy_to(path: Path, folder: Path, change=None) -> Path:

@@ -14,7 +14,7 @@ from mmengine.logging import HistoryBuffer
 
 from mmlit.checkpoints import read_checkpoint
 from mmlit.errors import CheckpointError
-from mmlit.openmmlab.runner import MMENGINE_TYPES, ShareBuffersHook
+from mmlit.openmmlab.runner import ShareBuffersHook
 
 from ..conftest import GOLDEN_ARCH
 
@@ -151,7 +151,7 @@ def test_killed_and_resumed(task, config, tmp_path):
     resumed = finish(start(config, tmp_path / 'killed', '--resume'))
     assert 'resumed epoch' in resumed
     assert metrics(resumed) and metrics(whole)[-len(metrics(resumed)):] == metrics(resumed)
-    a, b = (read_checkpoint(tmp_path / d / last, MMENGINE_TYPES) for d in ('whole', 'killed'))
+    a, b = (read_checkpoint(tmp_path / d / last) for d in ('whole', 'killed'))
     for name, value in a['state_dict'].items():
         assert torch.equal(value, b['state_dict'][name]), name
 
@@ -221,4 +221,4 @@ class Reach:
 def test_allowed_types_reach_nothing_else(tmp_path, wanted):
     torch.save(dict(state_dict={}, extra=Reach(*wanted)), tmp_path / 'x.pth')
     with pytest.raises(CheckpointError, match='pickled objects, getattr, and'):
-        read_checkpoint(tmp_path / 'x.pth', MMENGINE_TYPES)
+        read_checkpoint(tmp_path / 'x.pth')
