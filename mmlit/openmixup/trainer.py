@@ -17,7 +17,7 @@ from openmixup.models import build_model as build_openmixup_model
 from openmixup.utils import collect_env, dist_forward_collect, setup_multi_processes
 from torch.nn.parallel import DistributedDataParallel
 
-from mmlit import LITv2, __version__
+from mmlit import __version__
 from mmlit.checkpoints import load_checkpoint
 from mmlit.errors import ConfigError, MMLitError
 from mmlit.work_dir import latest_checkpoint
@@ -161,12 +161,7 @@ def load_config(path: str, options: dict | None = None) -> mmcv.Config:
 def build_model(cfg) -> torch.nn.Module:
     """Build the model of a config; wrong arguments come back as a ConfigError."""
     try:
-        model = build_openmixup_model(cfg.model)
-        # MixUpClassification initialises its parts only if it has an `init_cfg` of its own: a
-        # backbone's would be passed over.
-        if isinstance(model.backbone, LITv2) and not model.backbone.is_init:
-            model.backbone.init_weights()
-        return model
+        return build_openmixup_model(cfg.model)
     except MMLitError as e:
         raise ConfigError(f'cannot build the model: {e}') from e
     except (TypeError, KeyError, AssertionError) as e:
