@@ -113,6 +113,10 @@ def build_train_loader(cfg, dataset: Dataset, seed: int):
         worker_init_fn=_seed_worker,
         drop_last=data.get('drop_last', False),
         persistent_workers=workers > 0 and cfg.get('persistent_workers', False))
+    if len(loader) == 0:
+        raise ConfigError(f'the training set has {len(dataset)} images and no batch of '
+                          f'{data.imgs_per_gpu}: lower data.imgs_per_gpu, or set '
+                          'data.drop_last=False')
     if data.train.get('prefetch', False):
         return PrefetchLoader(loader, cfg.img_norm_cfg['mean'], cfg.img_norm_cfg['std'])
     return loader

@@ -29,7 +29,8 @@ def distance(a, b) -> float:
 def checkpoint(tmp_path_factory):
     """A file of a backbone's weights, and that backbone."""
     torch.manual_seed(5)
-    source = LITv2(**{k: v for k, v in models.backbone().items() if k != 'type'}, out_indices=(2, 3))
+    options = models.backbone(out_indices=(2, 3))
+    source = LITv2(**{k: v for k, v in options.items() if k != 'type'})
     path = tmp_path_factory.mktemp('initialisation') / 'backbone.pth'
     torch.save(source.state_dict(), path)
     return str(path), source
