@@ -1,10 +1,12 @@
 """torch.compile: the whole backbone in one graph, once for all sizes of images."""
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 from torch._dynamo.testing import CompileCounterWithBackend
 
 from mmlit.ops import ffn as ffn_module
-from mmlit.ops import use
+from mmlit.ops import set_form, use
 
 from .conftest import needs_torch
 from .test_litv2 import ALL, build, images, loss_of
@@ -71,6 +73,30 @@ def test_the_forms_in_the_graph(form):
     fast = form == 'fast' and ffn_module.TILED is not None
     assert any('conv_ffn' in call for call in calls) == fast
     assert any('embedding_bag' in call for call in calls)
+
+
+@torch.no_grad()
+def test_another_form_is_another_graph():
+    """Of the block, the thread and the program."""
+    model, x = build().eval(), images(1, 64, 64)
+    counter = CompileCounterWithBackend(BACKEND)
+    compiled = torch.compile(model, backend=counter, fullgraph=True)
+
+    def graphs():
+        compiled(x)
+        return counter.frame_count
+
+    assert graphs() == graphs() == 1
+    with use('reference'):
+        assert graphs() == graphs() == 2
+        (elsewhere, ) = ThreadPoolExecutor(1).map(lambda _: torch.no_grad()(graphs)(), [0])
+        assert elsewhere == 2  # the program's form, which has a graph
+    assert graphs() == 2
+    set_form('reference')
+    try:
+        assert graphs() == 2
+    finally:
+        set_form('fast')
 
 
 @needs_torch((2, 4), 'the compiler knows no identity of tensors')

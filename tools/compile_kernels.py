@@ -35,7 +35,7 @@ def main():
     args = parse_args()
     os.environ.pop('TRITON_INTERPRET', None)  # kernels of the interpreter cannot be compiled
     with clean_errors():
-        ops.use('triton')  # says what is missing
+        ops.set_form('triton')  # says what is missing
     from mmlit.ops.gpu import dwconv, sampling, windows
     rows = [['kernel', 'dtype', 'registers', 'stack', 'shared', 'instructions']]
     for dtype in args.dtypes:

@@ -11,9 +11,8 @@ from pathlib import Path
 
 import torch
 from dataset_converters.digits import convert
-from demo_onnx import prepare
-from export_onnx import calibration_images
-from PIL import Image
+from export_onnx import calibration_files, calibration_images
+from prepare_images import open_image, prepare
 from torch import Tensor
 
 from mmlit.benchmark.measuring import interleave, summarise
@@ -73,7 +72,7 @@ def export(part: Part, folder: Path) -> dict[str, Path]:
     export_onnx(part, files['ONNX float32'])
     export_onnx(part, files['ONNX float16'], dtype='float16')
     quantize_onnx(files['ONNX float32'], files['ONNX int8'],
-                  calibration_images(part, DATA / 'train', CALIBRATION_IMAGES))
+                  calibration_images(part, calibration_files(DATA / 'train', CALIBRATION_IMAGES)))
     compile_package(export_program(part), files['AOTInductor'])
     return files
 
@@ -86,7 +85,7 @@ def opened(path: Path) -> Callable[[Tensor], Tensor]:
 def held_out(part: Part) -> tuple[Tensor, Tensor]:
     """All held-out digits (N, 3, H, W), and their labels (N,)."""
     lines = [line.split() for line in (DATA / 'meta/val.txt').read_text().splitlines()]
-    images = [torch.from_numpy(prepare(Image.open(DATA / 'val' / name), part.preprocessing))
+    images = [torch.from_numpy(prepare(open_image(DATA / 'val' / name), part.preprocessing))
               for name, _ in lines]
     return torch.stack(images), torch.tensor([int(label) for _, label in lines])
 

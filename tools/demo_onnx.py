@@ -1,20 +1,17 @@
-"""The five most likely classes of an image, without PyTorch: by onnxruntime and Pillow alone.
+"""The most likely classes of an image, without PyTorch: by onnxruntime and Pillow alone.
 
 python tools/demo_onnx.py MODEL.onnx IMAGE [--classes FILE]
 
 MODEL.onnx is a classifier that tools/export_onnx.py wrote; how an image becomes its input stands in
-the file.
+the file. Runs with tools/prepare_images.py beside it, and nothing else of mmlit.
 """
 import argparse
-import json
 import sys
 from pathlib import Path
 
 import numpy as np  # onnxruntime brings it
 import onnxruntime
-from PIL import Image, UnidentifiedImageError
-
-PREPROCESSING = 'mmlit.preprocessing'
+from prepare_images import open_image, prepare, read_preprocessing, remarks
 
 
 def parse_args():
@@ -28,51 +25,77 @@ def parse_args():
 def main():
     args = parse_args()
     try:
-        session = onnxruntime.InferenceSession(args.model, providers=['CPUExecutionProvider'])
-        settings = read_preprocessing(session)
-        image = Image.open(args.image)
-        names = args.classes.read_text(encoding='utf-8').splitlines() if args.classes else None
-    except (OSError, UnidentifiedImageError, ValueError) as e:
-        sys.exit(f'error: {e}')
-    except Exception as e:  # onnxruntime's errors have no common class
-        sys.exit(f'error: {args.model} is no model that onnxruntime can run: {e}')
-    if [out.name for out in session.get_outputs()] != ['logits']:
-        sys.exit(f'error: {args.model} is not a classifier: it gives '
-                 f'{[out.name for out in session.get_outputs()]}')
-    logits = session.run(None, {'images': prepare(image, settings)[None]})[0][0]
-    if names is not None and len(names) != len(logits):
-        sys.exit(f'error: {args.classes} has {len(names)} names, the model {len(logits)} classes')
+        session, settings = open_classifier(args.model)
+        names = read_names(args.classes) if args.classes else None
+        image = open_image(args.image)
+        for remark in remarks(image, settings):
+            print(f'{args.image}: {remark}', file=sys.stderr)
+        logits = run(session, args.model, prepare(image, settings))
+        if names is not None and len(names) != len(logits):
+            raise ValueError(f'{args.classes} has {len(names)} names, the model {len(logits)} '
+                             'classes')
+    except (OSError, ValueError) as e:
+        sys.exit(f'error: {" ".join(str(e).split())}')
+    except KeyboardInterrupt:
+        sys.exit(130)
     scores = np.exp(logits - logits.max())
     scores /= scores.sum()
     for k in scores.argsort()[::-1][:5]:
         print(f'{scores[k]:7.2%}  {names[k] if names else f"class {k}"}')
 
 
-def read_preprocessing(session: onnxruntime.InferenceSession) -> dict:
-    """What tools/export_onnx.py wrote about the images."""
-    metadata = session.get_modelmeta().custom_metadata_map
-    if PREPROCESSING not in metadata:
-        raise ValueError(f'the model does not say how to prepare images ({PREPROCESSING}): '
-                         'was it written by tools/export_onnx.py?')
-    return json.loads(metadata[PREPROCESSING])
+def open_classifier(path: str) -> tuple[onnxruntime.InferenceSession, dict]:
+    """A file of tools/export_onnx.py, and how it wants its images.
+
+    Raises:
+        ValueError: If it is no such file, or no classifier.
+    """
+    if not Path(path).is_file():
+        raise ValueError(f'{path} is not there' if not Path(path).exists() else
+                         f'{path} is not a file')
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4  # what is wrong, it raises as well
+    try:
+        session = onnxruntime.InferenceSession(path, options, providers=['CPUExecutionProvider'])
+    except Exception as e:  # onnxruntime's errors have no common class
+        raise ValueError(f'{path} is no model that onnxruntime can run: {e}') from None
+    outputs = [out.name for out in session.get_outputs()]
+    try:
+        settings = read_preprocessing(session.get_modelmeta().custom_metadata_map)
+    except ValueError as e:
+        raise ValueError(f'{path}: {e}') from None
+    if outputs != ['logits'] or [x.name for x in session.get_inputs()] != ['images']:
+        raise ValueError(f'{path} is not a classifier: it gives {outputs}')
+    return session, settings
 
 
-def prepare(image: Image.Image, settings: dict) -> np.ndarray:
-    """An image as the model's input: (3, H, W), float32, normalised."""
-    image = image.convert('RGB')
-    resample = Image.Resampling[settings['interpolation'].upper()]
-    resize, crop = settings['resize'], settings['crop']
-    if isinstance(resize, int):  # the shorter side; the other one rounded down, as torchvision does
-        short = min(image.size)
-        image = image.resize([side * resize // short for side in image.size], resample)
-    elif resize is not None:
-        image = image.resize(resize[::-1], resample)
-    if crop is not None:
-        left, top = (round((side - crop) / 2) for side in image.size)
-        image = image.crop((left, top, left + crop, top + crop))
-    pixels = np.asarray(image, dtype=np.float32) / 255
-    pixels = (pixels - np.float32(settings['mean'])) / np.float32(settings['std'])
-    return np.ascontiguousarray(pixels.transpose(2, 0, 1))
+def run(session: onnxruntime.InferenceSession, path: str, pixels: np.ndarray) -> np.ndarray:
+    """Logits (N,) of one prepared image (C, H, W)."""
+    expected = session.get_inputs()[0].shape
+    if len(expected) != 4 or any(isinstance(side, int) and side != have for side, have in
+                                 zip(expected, (1, *pixels.shape), strict=True)):
+        raise ValueError(f'{path} takes images {expected}, and this one is prepared as '
+                         f'{[1, *pixels.shape]}')
+    try:
+        logits = session.run(['logits'], {'images': pixels[None]})[0][0]
+    except Exception as e:
+        raise ValueError(f'{path} cannot be run on an image of {pixels.shape[2]}x'
+                         f'{pixels.shape[1]}: {e}') from None
+    if not np.isfinite(logits).all():
+        raise ValueError(f'{path} gives logits that are not finite')
+    return logits.astype(np.float64)
+
+
+def read_names(path: Path) -> list[str]:
+    """One name a line; what an editor adds at the beginning and the end is no name."""
+    try:
+        lines = path.read_text(encoding='utf-8-sig').rstrip().split('\n')
+    except UnicodeDecodeError as e:
+        raise ValueError(f'{path} is not text in UTF-8: {e}') from None
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            raise ValueError(f'{path}, line {number} is empty: a name for each class is needed')
+    return [line.strip() for line in lines]
 
 
 if __name__ == '__main__':

@@ -35,7 +35,7 @@ def export_onnx(part: Part, path: Path, dtype: str = 'float32', opset: int = 20)
     """Write a part as ONNX, with batch, height and width open.
 
     The input is called ``images``. What prepares an image for it stands in the file's metadata, as
-    JSON under ``mmlit.preprocessing``.
+    JSON under ``mmlit.preprocessing``, if it is known.
 
     Args:
         part: What is exported.
@@ -60,7 +60,8 @@ def export_onnx(part: Part, path: Path, dtype: str = 'float32', opset: int = 20)
     # Half precision rounds otherwise in another order of sums; a wrong size is off by a whole.
     check_other_sizes(program.exported_program, module, part,
                       tolerance=1e-3 if dtype == 'float32' else 0.1)
-    program.model.metadata_props[PREPROCESSING] = json.dumps(part.preprocessing)
+    if part.preprocessing is not None:
+        program.model.metadata_props[PREPROCESSING] = json.dumps(part.preprocessing)
     with written_whole(path) as partial:
         program.save(partial, external_data=False)
 

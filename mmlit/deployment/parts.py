@@ -1,5 +1,5 @@
 """What of a model is exported: a classifier, its backbone, or a whole up to the head's outputs."""
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -11,7 +11,7 @@ from mmlit.command_line import trainer_for
 from mmlit.errors import ArgumentError, ConfigError
 from mmlit.models import LITv2, LITv2Classifier
 
-from .preprocessing import IMAGENET, preprocessing_of
+from .preprocessing import imagenet, preprocessing_of
 
 PARTS = ('classifier', 'backbone', 'head')
 ARCHS = ('tiny', 'small', 'medium', 'base')
@@ -26,13 +26,13 @@ class Part:
         outputs: A name for each of them.
         in_channels: C.
         min_size: Smallest H and W, in pixels.
-        preprocessing: How an image becomes the input; see :func:`preprocessing_of`.
+        preprocessing: How an image becomes the input; see :func:`preprocessing_of`. None: unknown.
     """
     module: nn.Module
     outputs: list[str]
     in_channels: int
     min_size: int
-    preprocessing: dict = field(default_factory=lambda: dict(IMAGENET))
+    preprocessing: dict | None
 
 
 class Logits(nn.Module):
@@ -99,11 +99,9 @@ def load_part(model: str, checkpoint: str | None, part: str | None = None,
 
 
 def _by_name(arch: str, checkpoint: str | None, part: str | None, num_classes: int) -> Part:
-    settings, preprocessing = {}, dict(IMAGENET)
+    settings, preprocessing = {}, imagenet()
     if checkpoint is not None:
-        side = side_of(str(checkpoint), arch)
-        if side != 224:  # the whole image, as the recipe tests it
-            preprocessing.update(resize=[side] * 2, crop=None)
+        preprocessing = imagenet(side_of(str(checkpoint), arch))
         checkpoint, needed = resolve_pretrained(arch, checkpoint)
         settings = needed or {}
     if part == 'head':
@@ -120,12 +118,12 @@ def _by_name(arch: str, checkpoint: str | None, part: str | None, num_classes: i
 def _by_config(path: str, checkpoint: str | None, part: str | None) -> Part:
     trainer, generation = trainer_for(path)
     config = trainer.load_config(path)
+    preprocessing = preprocessing_of(config, generation)
     model = trainer.build_model(config)
     if not isinstance(getattr(model, 'backbone', None), LITv2):
         raise ConfigError(f'{path}: its model has no LITv2 as backbone')
     if checkpoint is not None:
         load_checkpoint(model, checkpoint, strict=True)
-    preprocessing = preprocessing_of(config, generation)
     is_classifier = hasattr(model, 'head')
     part = part or ('classifier' if is_classifier else 'backbone')
     if part == 'backbone':
@@ -144,11 +142,20 @@ def _by_config(path: str, checkpoint: str | None, part: str | None) -> Part:
     return _head(model, preprocessing)
 
 
-def part_of(model: LITv2 | LITv2Classifier, preprocessing: dict = IMAGENET) -> Part:
-    """A backbone or a classifier as what is exported; it is fused, in place."""
+def part_of(model: LITv2 | LITv2Classifier, preprocessing: dict | None = None) -> Part:
+    """A backbone or a classifier as what is exported; it is fused, in place.
+
+    Args:
+        model: The model.
+        preprocessing: As :func:`preprocessing_of` returns it; if None, ImageNet's where the model
+            takes three channels.
+    """
+    backbone = model if isinstance(model, LITv2) else model.backbone
+    if preprocessing is None and backbone.in_channels == 3:
+        preprocessing = imagenet()
     if isinstance(model, LITv2):
         return _part(model, [f'stage{i + 1}' for i in model.out_indices], model, preprocessing)
-    return _part(Logits(model.backbone, model.head), ['logits'], model.backbone, preprocessing)
+    return _part(Logits(backbone, model.head), ['logits'], backbone, preprocessing)
 
 
 def _head(model: nn.Module, preprocessing: dict) -> Part:
@@ -164,8 +171,11 @@ def _head(model: nn.Module, preprocessing: dict) -> Part:
     return _part(HeadOutputs(model), names, model.backbone, preprocessing)
 
 
-def _part(module: nn.Module, outputs: list[str], backbone: LITv2, preprocessing: dict) -> Part:
+def _part(module: nn.Module, outputs: list[str], backbone: LITv2,
+          preprocessing: dict | None) -> Part:
     module.eval()
     backbone.fuse()
+    if preprocessing is not None:
+        preprocessing = dict(preprocessing, min_size=backbone.min_size)
     return Part(module.requires_grad_(False), outputs, backbone.in_channels, backbone.min_size,
                 preprocessing)

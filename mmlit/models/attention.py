@@ -101,6 +101,10 @@ class HiLoAttention(nn.Module):
         """The parts of the fused input projection."""
         if padded is x:  # not equal sizes: an exported graph must not ask for them
             return list(ops.call_linear(self.inputs, x).split(self.input_dims, dim=-1))
+        if not (ops.fast() and ops.is_plain(self.inputs, nn.Linear)):
+            _, H, W, _ = x.shape
+            qkv, q = self.inputs(padded).split(self.input_dims, dim=-1)
+            return [qkv, q[:, :H, :W]]
         # Padding there is only with windows, where the parts are two: Hi-Fi's, and the queries of
         # Lo-Fi, of which nobody needs those of padded tokens.
         h_dim, (weight, bias) = self.input_dims[0], (self.inputs.weight, self.inputs.bias)
@@ -118,8 +122,8 @@ class HiLoAttention(nn.Module):
         B, H, W, C = q.shape
         heads, d = self.l_heads, self.head_dims
         q = q.reshape(B, H * W, heads, d).transpose(1, 2)
-        kv = kv.reshape(B, -1, 2, heads, d).permute(2, 0, 3, 1, 4)
-        out = F.scaled_dot_product_attention(q, *kv.unbind(0), dropout_p=self._dropout())
+        kv = kv.flatten(1, 2).unflatten(-1, (2, heads, d)).permute(2, 0, 3, 1, 4)
+        out = ops.attention(q, *kv.unbind(0), dropout=self._dropout())
         return out.transpose(1, 2).reshape(B, H, W, C)
 
     def _dropout(self) -> float:

@@ -28,8 +28,8 @@ class ConvFFN(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, H, W, C) to (B, H, W, C)."""
         if ops.fast() and self._is_one_op():
-            return ops.conv_ffn(x, *self.fc1.parameters(), *self.dwconv.parameters(),
-                                *self.fc2.parameters())
+            return ops.conv_ffn(x, *(t for layer in (self.fc1, self.dwconv, self.fc2)
+                                     for t in (layer.weight, layer.bias)))
         x = ops.call_linear(self.fc1, x)
         # The permuted view is a channels-last tensor, so the convolution transposes nothing.
         x = self.dwconv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
@@ -38,5 +38,10 @@ class ConvFFN(nn.Module):
 
     def _is_one_op(self) -> bool:
         return (not (self.training and self.drop_rate) and ops.is_plain(self.act, nn.GELU)
-                and self.act.approximate == 'none' and ops.is_plain(self.fc1, nn.Linear)
-                and ops.is_plain(self.dwconv, nn.Conv2d) and ops.is_plain(self.fc2, nn.Linear))
+                and self.act.approximate == 'none' and _has_bias(self.fc1, nn.Linear)
+                and _has_bias(self.dwconv, nn.Conv2d) and _has_bias(self.fc2, nn.Linear))
+
+
+def _has_bias(layer: nn.Module, kind: type) -> bool:
+    """Whether the op, which takes biases, can stand for a layer."""
+    return ops.is_plain(layer, kind) and layer.bias is not None

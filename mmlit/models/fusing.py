@@ -6,9 +6,53 @@ import torch
 from torch import Tensor, nn
 
 from mmlit.errors import ArgumentError
+from mmlit.ops import is_plain
 
 from .attention import HiLoAttention
-from .merging import DeformableTokenMerging
+from .ffn import ConvFFN
+from .merging import DeformableTokenMerging, DeformConv2d
+
+
+def check_plain(model: nn.Module) -> None:
+    """See that calling each layer that is to be folded means what its weights say.
+
+    Raises:
+        ArgumentError: If someone has changed or watches one: a hook or an adapter would be lost, or
+            would see other numbers.
+    """
+    names = {id(m): name for name, m in model.named_modules()}
+    for stage in model.stages:
+        folded = [layer for block in stage.blocks for layer in _folded_layers(block)]
+        if stage.downsample is not None:
+            norm = stage.downsample.norm
+            folded += [(stage.downsample.dconv, DeformConv2d), (norm, _kind_of_norm(norm))]
+        for layer, kind in folded:
+            if not is_plain(layer, kind):
+                raise ArgumentError(
+                    f'fuse() folds the weights of {names[id(layer)]}, but calling this layer does '
+                    'more than its weights say (a hook, an adapter, a replaced forward, a '
+                    'parametrisation): merge the adapter into the weights, or remove it, first')
+
+
+def _kind_of_norm(norm: nn.Module) -> type:
+    """Toolkits put subclasses in place of SyncBN, for one process, that differ in checks only."""
+    kinds = (nn.BatchNorm2d, nn.SyncBatchNorm)
+    return type(norm) if any(type(norm).forward is k.forward for k in kinds) else kinds[0]
+
+
+def _folded_layers(block: nn.Module) -> list[tuple[nn.Module, type]]:
+    """The layers of a block whose weights change, and of which class they must be."""
+    layers = []
+    if block.gamma2 is not None:  # a hook of the network would see outputs of another scale
+        layers += [(block.ffn, ConvFFN), (block.ffn.fc2, nn.Linear)]
+    if block.attn is not None:
+        names = _same_inputs(block.attn)
+        names = names if len(names) > 1 else []
+        if block.gamma1 is not None:
+            layers.append((block.attn, HiLoAttention))
+            names += [n for n in ('h_proj', 'l_proj') if hasattr(block.attn, n)]
+        layers += [(getattr(block.attn, name), nn.Linear) for name in names]
+    return layers
 
 
 @torch.no_grad()
@@ -52,9 +96,7 @@ def fuse_layer_scale(block: nn.Module) -> None:
 def fuse_projections(attn: HiLoAttention) -> None:
     """One linear for all projections of the same tokens: Hi-Fi's, Lo-Fi's queries and, without
     pooling, keys and values."""
-    names = ['h_qkv'] if attn.h_heads else []
-    names += ['l_q'] if attn.l_heads else []
-    names += ['l_kv'] if attn.l_heads and attn.window_size == 1 else []
+    names = _same_inputs(attn)
     layers = [getattr(attn, name) for name in names]
     if len(layers) == 1:
         return
@@ -69,6 +111,13 @@ def fuse_projections(attn: HiLoAttention) -> None:
     attn.inputs.eval()
     for name in names:
         delattr(attn, name)
+
+
+def _same_inputs(attn: HiLoAttention) -> list[str]:
+    """The projections that read the same tokens."""
+    names = ['h_qkv'] if attn.h_heads else []
+    names += ['l_q'] if attn.l_heads else []
+    return names + (['l_kv'] if attn.l_heads and attn.window_size == 1 else [])
 
 
 def _scale_rows(layer: nn.Linear, gamma: Tensor) -> None:

@@ -11,11 +11,11 @@ from torch.utils.checkpoint import checkpoint
 
 from mmlit.checkpoints import load_checkpoint, resolve_pretrained
 from mmlit.errors import ArgumentError
-from mmlit.ops import pad_to_multiple
+from mmlit.ops import keep_form, pad_to_multiple
 
 from .attention import HiLoAttention
 from .ffn import ConvFFN
-from .fusing import fuse_batch_norm, fuse_layer_scale, fuse_projections
+from .fusing import check_plain, fuse_batch_norm, fuse_layer_scale, fuse_projections
 from .layers import DropPath, build_norm
 from .merging import DeformableTokenMerging
 
@@ -231,12 +231,14 @@ class LITv2(BaseModule):
         changes nothing.
 
         Raises:
-            ArgumentError: If the model is in training mode.
+            ArgumentError: If the model is in training mode, if a batch norm depends on the batch,
+                or if calling a layer means more than its weights (hooks, adapters).
         """
         if self.training:
             raise ArgumentError('fuse() is for inference: call eval() first')
         if self.is_fused:
             return self
+        check_plain(self)
         for stage in self.stages[:-1]:  # first, for it may refuse
             fuse_batch_norm(stage.downsample)
         for block in (block for stage in self.stages for block in stage.blocks):
@@ -393,14 +395,15 @@ class PatchEmbed(nn.Module):
 
     def __init__(self, in_channels: int, embed_dims: int, patch_size: int, norm_cfg: dict):
         super().__init__()
+        self.patch_size = patch_size
         self.proj = nn.Conv2d(in_channels, embed_dims, patch_size, stride=patch_size)
         self.norm = build_norm(norm_cfg, embed_dims, ('LN', ), 'norm_cfg')
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, C_in, H, W) to (B, ceil(H / p), ceil(W / p), C), zero-padded right and bottom."""
-        x = pad_to_multiple(x.permute(0, 2, 3, 1), self.proj.stride[0]).permute(0, 3, 1, 2)
+        x = pad_to_multiple(x.permute(0, 2, 3, 1), self.patch_size)
         # Turning the image costs less than turning the tokens, which are twice as many numbers.
-        x = self.proj(x.contiguous(memory_format=torch.channels_last))
+        x = self.proj(x.contiguous().permute(0, 3, 1, 2))
         return self.norm(x.permute(0, 2, 3, 1).contiguous())
 
 
@@ -450,7 +453,7 @@ class Block(nn.Module):
         """Map (B, H, W, C) to (B, H, W, C)."""
         # Weights of an un-frozen block need gradients whether or not its input does.
         if self.with_cp and self.training and torch.is_grad_enabled():
-            return checkpoint(self._forward, x, use_reentrant=False)
+            return checkpoint(keep_form(self._forward), x, use_reentrant=False)
         return self._forward(x)
 
     def _forward(self, x: Tensor) -> Tensor:

@@ -1,9 +1,8 @@
 """Deformable token merging: the step from one stage to the next."""
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmlit.ops import deform_conv2d, without_autocast
+from mmlit.ops import call_wide, deform_conv2d
 
 from .layers import build_act, build_norm
 
@@ -44,12 +43,7 @@ class DeformConv2d(nn.Module):
     def _offset(self, x: Tensor) -> Tensor:
         """Offsets (B, H_out, W_out, 2 * k * k), float32 at least: a position in the hundreds
         has a resolution of whole pixels in bfloat16."""
-        conv = self.conv_offset
-        dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
-        with without_autocast(x):
-            offset = F.conv2d(
-                x.permute(0, 3, 1, 2).to(dtype), conv.weight.to(dtype), conv.bias.to(dtype),
-                **self.geometry)
+        offset = call_wide(self.conv_offset, x.permute(0, 3, 1, 2))
         return offset.permute(0, 2, 3, 1).contiguous()
 
 

@@ -18,6 +18,8 @@ from openmixup.utils import collect_env, dist_forward_collect, setup_multi_proce
 
 from mmlit import __version__
 from mmlit.checkpoints import load_checkpoint
+from mmlit.config_files import config_errors
+from mmlit.config_keys import check_top_level, merge_options
 from mmlit.errors import ConfigError, MMLitError
 from mmlit.resuming import kept_seed, read_training, say_kept
 from mmlit.work_dir import latest_checkpoint, lock_work_dir
@@ -25,6 +27,7 @@ from mmlit.work_dir import latest_checkpoint, lock_work_dir
 from .compat import process_group, without_idle_warnings, without_prefetch
 from .data import build_dataset, build_train_loader
 from .hooks import HostMemoryHook, OptimizerHook, SeedEpochHook, ValidateHook
+from .keys import KNOWN
 from .runner import FiniteHook, ResumableRunner, StateHook, load_training
 from .state import IN_DATASET
 from .wrapping import wrap_model
@@ -151,11 +154,10 @@ def load_config(path: str, options: dict | None = None) -> mmcv.Config:
     Raises:
         ConfigError: If it does not parse or lacks a key.
     """
-    try:
+    with config_errors(path):
         cfg = mmcv.Config.fromfile(path)
-        cfg.merge_from_dict(options or {})
-    except (OSError, SyntaxError, ImportError, KeyError, TypeError, ValueError) as e:
-        raise ConfigError(f'cannot load the config {path}: {e}') from e
+    check_top_level(cfg, KNOWN)
+    merge_options(cfg, options or {}, KNOWN)
     for key in ('model', 'data', 'img_norm_cfg'):
         if key not in cfg:
             raise ConfigError(f'the config {path} has no {key!r}')

@@ -1,5 +1,4 @@
 """Training and testing of mmengine configs: the options of OpenMMLab's tools."""
-import importlib
 from pathlib import Path
 
 import torch
@@ -8,6 +7,9 @@ from mmengine.logging import print_log
 from mmengine.registry import MODELS, init_default_scope
 from torch import nn
 
+from mmlit.config_files import config_errors
+from mmlit.config_keys import check_top_level, merge_options
+from mmlit.config_types import type_name
 from mmlit.distributed import process_group
 from mmlit.errors import ConfigError, MMLitError
 from mmlit.resuming import read_training
@@ -15,8 +17,10 @@ from mmlit.work_dir import latest_checkpoint, lock_work_dir
 
 from .checks import check_config
 from .fsdp import ResumableFlexibleRunner, prepare_fsdp
+from .keys import known_keys
 from .resuming import keep_seed
 from .runner import ResumableRunner
+from .scopes import import_scope
 
 
 def train(config: str,
@@ -120,17 +124,16 @@ def load_config(path: str, options: dict | None = None, work_dir: str | None = N
     Raises:
         ConfigError: If it, or a base of it, cannot be loaded.
     """
-    try:
+    with config_errors(path):
         cfg = Config.fromfile(path)
-        cfg.merge_from_dict(options or {})
-    except (OSError, SyntaxError, ImportError, KeyError, TypeError, ValueError) as e:
-        raise ConfigError(f'cannot load the config {path}: {e}') from e
+    # Before a model is built, its toolkit's models must have been imported: the scope is only
+    # looked into.
+    cfg.default_scope = import_scope(cfg)
+    known = known_keys(cfg.default_scope)
+    check_top_level(cfg, known)
+    merge_options(cfg, options or {}, known)
     cfg.launcher = launcher
     cfg.work_dir = str(work_dir or cfg.get('work_dir') or Path('work_dirs', Path(path).stem))
-    # The toolkit's scope is only looked into, not imported, when a model is built.
-    scope = cfg.get('default_scope', 'mmengine')
-    if scope != 'mmengine':
-        importlib.import_module(f'{scope}.models')
     return cfg
 
 
@@ -140,7 +143,7 @@ def build_model(cfg: Config) -> nn.Module:
     Raises:
         ConfigError: If it does not build.
     """
-    init_default_scope(cfg.get('default_scope', 'mmengine'))
+    init_default_scope(cfg.default_scope)
     try:
         preprocessor = cfg.get('data_preprocessor')  # beside the model in mmpretrain
         return MODELS.build({'data_preprocessor': preprocessor, **cfg.model})
@@ -154,7 +157,7 @@ def _augment_tests(cfg: Config) -> None:
         raise ConfigError(f'--tta needs tta_model and tta_pipeline in the config; it lacks '
                           f'{" and ".join(missing)}. mmdet has both in '
                           'mmdet::retinanet/retinanet_tta.py, for _base_')
-    if cfg.tta_model.type.endswith('DetTTAModel') and cfg.model.get('roi_head', {}).get(
+    if type_name(cfg.tta_model.type) == 'DetTTAModel' and cfg.model.get('roi_head', {}).get(
             'mask_head'):
         raise ConfigError('--tta: DetTTAModel of tta_model merges boxes only, and '
                           'model.roi_head.mask_head gives masks')
@@ -194,7 +197,8 @@ def _check_length(cfg: Config) -> None:
 
 
 def _without_cuda(cfg: Config) -> None:
-    if torch.cuda.is_available() or cfg.optim_wrapper.get('type') != 'AmpOptimWrapper':
+    if torch.cuda.is_available() or type_name(
+            cfg.optim_wrapper.get('type')) != 'AmpOptimWrapper':
         return
     cfg.optim_wrapper.type = 'OptimWrapper'
     for key in ('loss_scale', 'dtype', 'use_fsdp'):

@@ -1,11 +1,12 @@
 """What models call and hardware cares about: a plain form of each op, and faster ones beside it."""
+from .attention import attention
 from .deform_conv import deform_conv2d
 from .ffn import conv_ffn
-from .forms import fast, is_plain, use
+from .forms import fast, is_plain, keep_form, set_form, use
 from .linears import call_linear, linear
 from .padding import pad_to_multiple
-from .torch_state import without_autocast
+from .precision import call_wide
 from .windows import window_attention
 
-__all__ = ['call_linear', 'conv_ffn', 'deform_conv2d', 'fast', 'is_plain', 'linear',
-           'pad_to_multiple', 'use', 'window_attention', 'without_autocast']
+__all__ = ['attention', 'call_linear', 'call_wide', 'conv_ffn', 'deform_conv2d', 'fast', 'is_plain',
+           'keep_form', 'linear', 'pad_to_multiple', 'set_form', 'use', 'window_attention']

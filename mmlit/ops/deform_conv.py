@@ -5,7 +5,7 @@ from torch import Tensor
 
 from .forms import by_triton
 from .linears import linear
-from .torch_state import exporting
+from .torch_state import exporting, transforming
 
 
 def deform_conv2d(x: Tensor,
@@ -53,12 +53,13 @@ def _sample(x: Tensor, offset: Tensor, kernel_size: tuple[int, int], stride: int
     index = index + torch.arange(B, device=x.device).view(B, 1, 1, 1, 1) * (H * W)
     sampled = _weighted_rows(x.reshape(B * H * W, C), index.view(-1, 4),
                              coeff.view(-1, 4).to(x.dtype))
-    return sampled.view(*offset.shape[:3], -1)
+    return sampled.view(*offset.shape[:3], offset.shape[3] // 2 * C)
 
 
 def _weighted_rows(rows: Tensor, index: Tensor, weights: Tensor) -> Tensor:
     """Weighted sums of rows (R, C), those of ``index`` (N, 4): shape (N, C)."""
-    if exporting():  # other runtimes know no bags
+    # Other runtimes know no bags, and bags no forward-mode derivatives.
+    if exporting() or transforming():
         return sum(rows[i] * w.unsqueeze(1)
                    for i, w in zip(index.unbind(1), weights.unbind(1), strict=True))
     return F.embedding_bag(index, rows, per_sample_weights=weights, mode='sum')

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 # Before torch 2.3, torch.compiler does not say.
 compiling = getattr(torch.compiler, 'is_compiling', None) or torch._dynamo.is_compiling
+_OLD_COMPILER = tuple(int(n) for n in torch.__version__.split('.')[:2]) < (2, 6)
 _ASKED_BY_DEVICE = hasattr(torch, 'get_autocast_dtype')  # since torch 2.4
 
 
@@ -13,6 +14,18 @@ def exporting() -> bool:
     """Whether the model is being written down, for sizes and runtimes that are not known yet."""
     # Not torch.compiler.is_exporting(), which the compiler of torch 2.11 takes for true.
     return torch.jit.is_tracing() or getattr(torch.compiler, '_is_exporting_flag', False)
+
+
+def compiling_by_name() -> bool:
+    """Whether a compiler before torch 2.6 is tracing, which reads of a module only the names that
+    it holds, and of a layer only its tensors, hooks and settings."""
+    return _OLD_COMPILER and compiling()
+
+
+def transforming() -> bool:
+    """Whether forward-mode derivatives, or a transform of torch.func, are being computed."""
+    return (torch.autograd.forward_ad._current_level >= 0
+            or not compiling_by_name() and torch._C._functorch.maybe_current_level() is not None)
 
 
 def watched() -> bool:

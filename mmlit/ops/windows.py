@@ -1,8 +1,8 @@
 """Self-attention inside non-overlapping windows."""
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from .attention import attention, attention_by_products
 from .forms import by_triton, on_cpu
 
 
@@ -30,8 +30,8 @@ def window_attention(qkv: Tensor, window: int, heads: int, dropout: float = 0.) 
     q, k, v = qkv.permute(5, 0, 1, 3, 6, 2, 4, 7).reshape(3, B, h * w * heads, s * s, d).unbind(0)
     if on_cpu(q) and not dropout and q.dtype in (torch.float32, torch.bfloat16):
         # Windows are too small for the fused kernel to win anything back: 4 queries, 4 keys.
-        out = (q * d**-0.5 @ k.transpose(-2, -1)).softmax(dim=-1) @ v
+        out = attention_by_products(q, k, v)
     else:
-        out = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout)
+        out = attention(q, k, v, dropout)
     out = out.view(B, h, w, heads, s, s, d).permute(0, 1, 4, 2, 5, 3, 6)
     return out.reshape(B, H, W, heads * d)

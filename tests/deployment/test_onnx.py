@@ -200,7 +200,8 @@ class TestParts:
     def test_by_name(self, tmp_path):
         torch.save(LITv2Classifier('tiny', num_classes=7).state_dict(), tmp_path / 'tiny.pth')
         part = load_part('litv2_tiny', str(tmp_path / 'tiny.pth'), num_classes=7)
-        assert part.outputs == ['logits'] and part.preprocessing['crop'] == 224
+        assert part.outputs == ['logits']
+        assert part.preprocessing['steps'][2] == {'crop': dict(size=[224, 224], fill=True)}
         assert part.module.head.out_features == 7
         part = load_part('litv2_tiny', str(tmp_path / 'tiny.pth'), 'backbone')
         assert part.outputs == ['stage1', 'stage2', 'stage3', 'stage4']

@@ -1,7 +1,9 @@
 """The switch, and the forms that are small enough to test beside it."""
+import asyncio
 import os
 import subprocess
 import sys
+import threading
 
 import pytest
 import torch
@@ -10,6 +12,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mmlit import LITv2, ops
 from mmlit.errors import ArgumentError
+from mmlit.models.litv2 import Block
+from mmlit.ops import choice
 
 from ..conftest import GOLDEN_ARCH, needs_torch
 
@@ -22,12 +26,132 @@ def test_switch():
             assert ops.fast()
         assert not ops.fast()
     assert ops.fast()
-    ops.use('reference')
+    ops.set_form('reference')
     assert not ops.fast()
-    ops.use('fast')
-    with pytest.raises(ArgumentError, match="form='plain'"):
-        ops.use('plain')
+    with ops.use('fast'):
+        assert ops.fast()
+    ops.set_form('fast')
+    for choose in (ops.use, ops.set_form):
+        with pytest.raises(ArgumentError, match="form='plain'"):
+            choose('plain')
     assert ops.fast()
+
+
+def test_decorated_functions_run_each_in_its_own_form():
+    plain, quick = ops.use('reference')(ops.fast), ops.use('fast')(ops.fast)
+    assert ops.fast()  # decorating switches nothing
+    assert [plain(), quick(), plain(), ops.fast()] == [False, True, False, True]
+    with ops.use('reference'):
+        assert [quick(), plain(), ops.fast()] == [True, False, False]
+
+
+def test_a_decorated_function_may_call_itself_and_fail():
+    @ops.use('reference')
+    def count(n):
+        assert not ops.fast()
+        if n == 0:
+            raise KeyError
+        with ops.use('fast'):
+            count(n - 1)
+
+    with pytest.raises(KeyError):
+        count(3)
+    assert ops.fast()
+
+
+def test_one_object_serves_many_blocks():
+    form = ops.use('reference')
+    assert ops.fast()
+    with form, ops.use('fast'), form:
+        assert not ops.fast()
+    assert ops.fast()
+
+
+def test_threads_that_overlap_keep_their_forms():
+    """The first to enter is the first to leave, and neither decides for the other."""
+    plain = ops.use('reference')
+    steps, seen = threading.Barrier(2, timeout=20), {}
+
+    def first():
+        with plain:
+            steps.wait()  # the other enters its block now
+            steps.wait()
+            seen['first'] = choice.form
+        seen['first, after'] = choice.form
+        steps.wait()
+
+    def second():
+        seen['second, before'] = choice.form
+        steps.wait()
+        with ops.use('fast'):
+            steps.wait()
+            steps.wait()
+            seen['second'] = choice.form
+        seen['second, after'] = choice.form
+
+    with ops.use('fast'):  # of this thread alone
+        threads = [threading.Thread(target=f) for f in (first, second)]
+        ops.set_form('reference')
+        for t in threads:
+            t.start()
+        for t in threads:
+            t.join()
+        ops.set_form('fast')
+    assert seen == {'first': 'reference', 'first, after': 'reference',
+                    'second, before': 'reference', 'second': 'fast', 'second, after': 'reference'}
+    assert ops.fast()
+
+
+def test_asynchronous_tasks_that_overlap_keep_their_forms():
+    @ops.use('reference')
+    async def plain():
+        await asyncio.sleep(0)
+        found = choice.form
+        await asyncio.sleep(0)
+        return found, choice.form
+
+    async def quick():
+        found = []
+        for _ in range(4):
+            await asyncio.sleep(0)
+            found.append(choice.form)
+        return found
+
+    async def both():
+        return await asyncio.gather(plain(), quick(), plain())
+
+    assert asyncio.run(both()) == [('reference', 'reference'), ['fast'] * 4,
+                                   ('reference', 'reference')]
+
+
+def test_generators_are_not_decorated():
+    def steps():
+        yield ops.fast()
+
+    async def asynchronous():
+        yield ops.fast()
+
+    for generator in (steps, asynchronous):
+        with pytest.raises(ArgumentError, match=r'<locals>\.\w+ is a generator'):
+            ops.use('reference')(generator)
+
+
+def test_a_choice_that_changes_nothing_warns():
+    with pytest.warns(UserWarning, match=r"set_form\('reference'\)"):
+        ops.use('reference')
+    assert ops.fast()
+
+
+def test_what_is_computed_again_keeps_its_form(monkeypatch):
+    """Activation checkpointing runs blocks a second time, in the backward pass."""
+    forms = []
+    monkeypatch.setattr(Block, '_forward', lambda self, x: forms.append(choice.form) or x.sin())
+    model, x = LITv2(GOLDEN_ARCH, with_cp=True), torch.randn(2, 3, 32, 32)
+    with ops.use('reference'):
+        (out, ) = model(x)
+    first = len(forms)
+    out.sum().backward()
+    assert len(forms) > first and set(forms) == {'reference'}
 
 
 def test_triton_must_be_there(monkeypatch):
@@ -36,8 +160,9 @@ def test_triton_must_be_there(monkeypatch):
     for name in [name for name in sys.modules if name.startswith('mmlit.ops.gpu')]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.delattr(ops, 'gpu', raising=False)
-    with pytest.raises(ArgumentError, match="form='triton' needs triton"):
-        ops.use('triton')
+    for choose in (ops.use, ops.set_form):
+        with pytest.raises(ArgumentError, match="form='triton' needs triton"):
+            choose('triton')
     assert ops.fast()
 
 
@@ -96,6 +221,13 @@ def test_linear(shape, bias, onednn):
     assert len(onednn) == 1
     view = x.transpose(0, -1).contiguous().transpose(0, -1)
     torch.testing.assert_close(ops.linear(view, weight, bias), F.linear(x, weight, bias))
+
+
+def test_a_bias_that_trains_alone_gets_its_gradient():
+    x, layer = torch.randn(5, 6), torch.nn.Linear(6, 4)
+    layer.weight.requires_grad_(False)
+    ops.call_linear(layer, x).sum().backward()
+    assert torch.equal(layer.bias.grad, torch.full((4, ), 5.))
 
 
 def test_linear_where_onednn_does_not_fit(onednn):
