@@ -25,8 +25,14 @@ from mmlit.resuming import kept_seed, read_training, say_kept
 from mmlit.work_dir import latest_checkpoint, lock_work_dir
 
 from .compat import process_group, without_idle_warnings, without_prefetch
-from .data import build_dataset, build_train_loader
-from .hooks import HostMemoryHook, OptimizerHook, SeedEpochHook, ValidateHook
+from .data import build_dataset, build_train_loader, labels_of
+from .hooks import (
+    HostMemoryHook,
+    OptimizerHook,
+    SeedEpochHook,
+    ValidateHook,
+    existing_topk,
+)
 from .keys import KNOWN
 from .runner import FiniteHook, ResumableRunner, StateHook, load_training
 from .state import IN_DATASET
@@ -72,7 +78,7 @@ def train(config: str,
         set_random_seed(seed)
         # Everything that can be wrong is built before the first file is written.
         train_set = build_dataset(cfg.data.train, 'train')
-        val_set = build_dataset(cfg.data.val, 'val') if cfg.get('evaluation') else None
+        val_set = _build_validation_set(cfg) if cfg.get('evaluation') else None
         model = build_model(cfg)
         _check_labels(train_set, cfg)
         loader = build_train_loader(cfg, train_set, seed)
@@ -125,7 +131,7 @@ def test(config: str,
     cfg = load_config(config, cfg_options)
     without_prefetch(cfg)
     with without_idle_warnings(), process_group(launcher):
-        dataset = build_dataset(cfg.data.get('test', cfg.data.val), 'val')
+        dataset = _build_validation_set(cfg, 'test' if 'test' in cfg.data else 'val')
         model = build_model(cfg)
         load_checkpoint(model, checkpoint, strict=True)
         device = _device()
@@ -140,11 +146,11 @@ def test(config: str,
         rank, _ = get_dist_info()
         scores = dist_forward_collect(lambda **x: model(mode='test', **x), loader, rank,
                                       len(dataset))
+        options = evaluation.get('eval_param', dict(topk=(1, 5)))
         results = {}
         for name, value in scores.items():
-            results.update(dataset.evaluate(
-                torch.from_numpy(value), keyword=name,
-                **evaluation.get('eval_param', dict(topk=(1, 5)))))
+            results.update(dataset.evaluate(torch.from_numpy(value), keyword=name,
+                                            **existing_topk(options, value)))
         return results
 
 
@@ -267,12 +273,20 @@ def _start_logging(work_dir: Path, cfg, seed: int, deterministic: bool):
     return logger, timestamp
 
 
+def _build_validation_set(cfg, split: str = 'val'):
+    if split not in cfg.data:
+        raise ConfigError(f'the config {cfg.filename} has no data.{split} to validate with: add '
+                          'it, or set evaluation=None to train without validation')
+    return build_dataset(cfg.data[split], split, cfg.data.get('train'))
+
+
 def _check_labels(dataset, cfg) -> None:
-    classes = cfg.model.get('head', {}).get('num_classes')
-    if classes and dataset.targets is not None and max(dataset.targets) >= classes:
-        raise ConfigError(f'the training set has the label {max(dataset.targets)}, but '
-                          f'model.head.num_classes is {classes}: labels run from 0 to '
-                          f'num_classes - 1')
+    labels = labels_of(dataset)
+    for name in ('head', 'head_one', 'head_mix'):
+        classes = (cfg.model.get(name) or {}).get('num_classes')
+        if classes and labels and max(labels) >= classes:
+            raise ConfigError(f'the training set has the label {max(labels)}, but model.{name}.'
+                              f'num_classes is {classes}: labels run from 0 to num_classes - 1')
 
 
 def _set_backends(cfg, deterministic: bool) -> None:
