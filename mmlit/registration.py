@@ -21,5 +21,7 @@ def register_openmmlab() -> None:
 def register_openmixup() -> None:
     """openmixup's registry of backbones has neither parents nor scopes: both names go in."""
     from openmixup.models.registry import BACKBONES
+
+    from mmlit.openmixup.backbone import LITv2 as InitialisedLITv2
     for name in NAMES:
-        BACKBONES.module_dict[name] = LITv2
+        BACKBONES.module_dict[name] = InitialisedLITv2

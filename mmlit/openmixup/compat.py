@@ -157,13 +157,16 @@ def without_prefetch(cfg) -> None:
     """Put ToTensor and Normalize back into pipelines that prefetch, where there is no CUDA."""
     if torch.cuda.is_available():
         return
-    for split in ('train', 'val'):
+    normalize = [dict(type='ToTensor'), dict(type='Normalize', **cfg.img_norm_cfg)]
+    for split in ('train', 'val', 'test'):
         data = cfg.data.get(split)
-        if data is not None and data.get('prefetch', False):
+        if isinstance(data, dict) and data.get('prefetch', False):
             data.prefetch = False
-            data.pipeline = [
-                *data.pipeline, dict(type='ToTensor'), dict(type='Normalize', **cfg.img_norm_cfg)
-            ]
+            for key in data:
+                if key == 'pipelines':  # of several views
+                    data[key] = [[*pipeline, *normalize] for pipeline in data[key]]
+                elif key.startswith('pipeline') and data[key]:
+                    data[key] = [*data[key], *normalize]
             print_log(f'data.{split}: prefetch needs CUDA; images are normalised in the workers',
                       logger='current')
     cfg.prefetch = False

@@ -15,8 +15,9 @@ from mmlit.checkpoints.meta import check_same
 from mmlit.checkpoints.writing import temporary_name
 from mmlit.errors import CheckpointError, ConfigError
 from mmlit.models.litv2 import Block
+from mmlit.resuming import read_training
 
-from .resuming import check_hooks, check_state, read_training, say_stateful_transforms
+from .resuming import check_hooks, check_state, say_stateful_transforms
 from .runner import StepsTaken
 
 # For configs: auto_wrap_policy='mmlit.openmmlab.fsdp.wrap_blocks'. Nothing inside the token merging
