@@ -23,3 +23,7 @@ class DatasetError(MMLitError):
 
 class DivergedError(MMLitError):
     """A training whose losses or weights are no longer finite."""
+
+
+class OutputError(MMLitError):
+    """A file or folder that cannot be written, or must not be replaced."""

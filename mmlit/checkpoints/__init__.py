@@ -5,10 +5,10 @@ from .meta import describe
 from .pretrained import check_settings, list_pretrained, resolve_pretrained
 from .publishing import publish
 from .reading import read_checkpoint, state_dict_of
-from .writing import replace_when_whole, save_weights, written_whole
+from .writing import refuse_existing, replace_when_whole, save_weights, written_whole
 
 __all__ = [
     'check_settings', 'convert', 'describe', 'fill_model', 'list_pretrained', 'load_checkpoint',
-    'publish', 'read_checkpoint', 'register_safe_types', 'replace_when_whole',
+    'publish', 'read_checkpoint', 'refuse_existing', 'register_safe_types', 'replace_when_whole',
     'resolve_pretrained', 'save_weights', 'state_dict_of', 'written_whole'
 ]

@@ -3,7 +3,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from mmlit.errors import CheckpointError, MMLitError
+from mmlit.errors import CheckpointError, OutputError
 
 from .reading import read_checkpoint, state_dict_of
 from .stamps import sha256, stamped
@@ -40,7 +40,7 @@ def publish(source: str | Path, target: str | Path, overwrite: bool = False) -> 
 
     Raises:
         CheckpointError: If the source cannot be read, or the target ends otherwise.
-        MMLitError: If another file has the final name, and is not to be overwritten.
+        OutputError: If another file has the final name, and is not to be overwritten.
     """
     checkpoint, target = read_checkpoint(source), Path(target)
     state = without_copies(state_dict_of(checkpoint))
@@ -75,8 +75,8 @@ def refuse_own_source(source: str | Path, target: str | Path) -> None:
     """Refuse to write onto the file that is read, also by another name of it.
 
     Raises:
-        MMLitError: If they are one file: what the target does not hold would be lost.
+        OutputError: If they are one file: what the target does not hold would be lost.
     """
     if Path(source).exists() and Path(target).exists() and Path(target).samefile(source):
-        raise MMLitError(f'{target} is the source itself, {source}, whose optimizer and whatever '
+        raise OutputError(f'{target} is the source itself, {source}, whose optimizer and whatever '
                          'else is not written would be lost: choose another name')

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from mmlit.errors import CheckpointError, MMLitError
+from mmlit.errors import CheckpointError, OutputError
 
 METADATA = 'mmlit'  # the entry of a .safetensors file's metadata that holds ``meta``, as JSON
 TEMPORARY = re.compile(r'\..*\.[0-9a-f]{8}\.tmp(\.\w+)?')  # names that `temporary_name` gives
@@ -29,7 +29,7 @@ def replace_when_whole(partial: str | Path, final: str | Path, overwrite: bool =
     Args:
         partial: The written file, in the folder of ``final``.
         final: Its name from now on; a file of that name is replaced in one step.
-        overwrite: False raises MMLitError if there is such a file.
+        overwrite: False raises OutputError if there is such a file.
     """
     with open(partial, 'rb') as f:
         os.fsync(f.fileno())
@@ -42,7 +42,7 @@ def replace_when_whole(partial: str | Path, final: str | Path, overwrite: bool =
     except FileExistsError:
         raise _exists(final) from None
     except OSError:  # a file system without hard links
-        _refuse_existing(final)
+        refuse_existing(final)
         os.replace(partial, final)
 
 
@@ -52,14 +52,13 @@ def written_whole(path: str | Path, overwrite: bool = True) -> Iterator[Path]:
 
     Args:
         path: Where it goes; folders above are made, and a file of that name is replaced.
-        overwrite: False raises MMLitError if there is such a file, before the block and after it.
+        overwrite: False raises OutputError if there is such a file, before the block and after it.
 
     Yields:
         Where to write it: beside ``path``, with the same suffix.
     """
     path = Path(path)
-    if not overwrite:
-        _refuse_existing(path)
+    refuse_existing(path, overwrite)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = temporary_name(path)
     try:
@@ -69,14 +68,19 @@ def written_whole(path: str | Path, overwrite: bool = True) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
 
 
-def _refuse_existing(path: str | Path) -> None:
-    if os.path.lexists(path):
+def refuse_existing(path: str | Path, overwrite: bool = False) -> None:
+    """Refuse to replace what is there.
+
+    Raises:
+        OutputError: If ``path`` exists, and ``overwrite`` is False.
+    """
+    if not overwrite and os.path.lexists(path):
         raise _exists(path)
 
 
-def _exists(path: str | Path) -> MMLitError:
-    return MMLitError(f'{path} exists, and is not overwritten: choose another name, or say '
-                      '--overwrite (overwrite=True)')
+def _exists(path: str | Path) -> OutputError:
+    return OutputError(f'{path} exists, and is not overwritten: choose another name, or say '
+                       '--overwrite (overwrite=True)')
 
 
 def save_weights(checkpoint: dict, path: str | Path, overwrite: bool = False) -> None:
@@ -90,7 +94,7 @@ def save_weights(checkpoint: dict, path: str | Path, overwrite: bool = False) ->
 
     Raises:
         CheckpointError: If the name ends otherwise, or JSON cannot hold the meta.
-        MMLitError: If the file exists and is not to be overwritten.
+        OutputError: If the file exists and is not to be overwritten.
     """
     path = Path(path)
     if path.suffix not in ('.pth', '.safetensors'):
