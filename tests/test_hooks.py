@@ -142,7 +142,7 @@ def test_output_norms_are_layer_norms_for_whoever_asks():
 def test_feature_extractor_of_torchvision():
     extraction = pytest.importorskip('torchvision.models.feature_extraction')
     model = build(out_indices=ALL).eval()
-    names = {**{f'stages.{i}.blocks': f's{i}' for i in ALL}, **{f'norm{i}': f'n{i}' for i in ALL}}
+    names = {f'stages.{i}.blocks': f's{i}' for i in ALL} | {f'norm{i}': f'n{i}' for i in ALL}
     maps = extraction.create_feature_extractor(model, names)(images(1, 50, 75))
     outs = model(images(1, 50, 75))
     raw = model.stage_maps(images(1, 50, 75), ALL)

@@ -61,7 +61,7 @@ def test_rates_of_a_plain_model():
 
 def test_frozen_stages_have_no_group():
     groups = groups_of(LITv2Classifier(GOLDEN_ARCH, frozen_stages=2), layer_decay_rate=0.5)
-    frozen = ('backbone.patch_embed', 'backbone.stages.0')
+    frozen = ('backbone.patch_embed', 'backbone.stages.0', 'backbone.stages.1')
     assert not any(name.startswith(frozen) for name in groups)
     assert groups['backbone.stages.2.blocks.0.norm1.weight']['lr'] == pytest.approx(1e-3 / 8)
 
