@@ -1,10 +1,13 @@
 """openmixup's configs and checkpoints as ONNX files, through the command lines."""
+import json
 import re
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from mmlit.deployment import load_part, open_onnx
 
@@ -91,14 +94,94 @@ class TestDemo:
         image = next((digits / 'val/7').iterdir())
         text = tmp_path / 'text'
         text.write_text('no image\nno model\n')
+        gap = tmp_path / 'gap'
+        gap.write_text('a\n\nb\n')
         for args, message in [((tmp_path / 'none.onnx', image), 'none.onnx'),
                               ((text, image), 'no model that onnxruntime can run'),
                               ((model, tmp_path / 'none.png'), 'none.png'),
                               ((model, text), 'cannot identify image'),
-                              ((model, image, '--classes', text), '2 names, the model 10')]:
+                              ((model, tmp_path), 'Is a directory'),
+                              ((tmp_path, image), 'is not a file'),
+                              ((model, image, '--classes', text), '2 names, the model 10'),
+                              ((model, image, '--classes', image), 'is not text in UTF-8'),
+                              ((model, image, '--classes', gap), 'line 2 is empty')]:
             done = self.run(*args)
             assert done.returncode == 1 and message in done.stderr, done
             assert done.stderr.startswith('error: ') and 'Traceback' not in done.stderr
+
+
+    def test_names_as_editors_write_them(self, model, digits, tmp_path):
+        names = tmp_path / 'names.txt'
+        names.write_bytes('\ufeffzéro\r\n'.encode() + b''.join(b'n%d\r\n' % k for k in range(1, 10))
+                          + b'\r\n\r\n')
+        done = self.run(model, next((digits / 'val/7').iterdir()), '--classes', names)
+        assert done.returncode == 0 and len(done.stdout.splitlines()) == 5
+        assert all(re.fullmatch(r' *\S+%  (zéro|n\d)', line) for line in done.stdout.splitlines())
+
+    def test_odd_images(self, model, tmp_path):
+        """One paragraph for what cannot be read, a remark on what is not as it seems."""
+        noise = np.random.default_rng(0).integers(0, 256, (200, 200, 3), dtype=np.uint8)
+        whole = Image.fromarray(noise)
+        frames = [Image.new('RGB', (9, 9), colour) for colour in ('red', 'blue')]
+        whole.save(tmp_path / 'whole.jpg')
+        for cut in (200, 3000):
+            (tmp_path / f'cut{cut}.jpg').write_bytes((tmp_path / 'whole.jpg').read_bytes()[:cut])
+        whole.save(tmp_path / 'whole.png')
+        broken = bytearray((tmp_path / 'whole.png').read_bytes())
+        broken[60:80] = bytes(20)
+        (tmp_path / 'broken.png').write_bytes(broken)
+        (tmp_path / 'empty.png').write_bytes(b'')
+        Image.new('1', (12_000, 12_000)).save(tmp_path / 'bomb.png')
+        Image.new('1', (15_000, 15_000)).save(tmp_path / 'larger_bomb.png')
+        for name in ('cut200.jpg', 'cut3000.jpg', 'broken.png', 'empty.png', 'bomb.png',
+                     'larger_bomb.png'):
+            done = self.run(model, tmp_path / name)
+            assert done.returncode == 1 and done.stdout == '', name
+            assert re.fullmatch(f'error: cannot read the image .*{name}: .*\n', done.stderr)
+        animation = dict(save_all=True, append_images=frames[1:], lossless=True)
+        frames[0].save(tmp_path / 'two.gif', **animation)
+        frames[0].save(tmp_path / 'two.webp', **animation)
+        whole.crop((0, 0, 1, 1)).save(tmp_path / 'pixel.png')
+        frames[0].save(tmp_path / 'one.png')
+        out = {}
+        for name, remark in [('two.gif', '2 pictures'), ('two.webp', '2 pictures'),
+                             ('one.png', ''), ('pixel.png', '')]:
+            done = self.run(model, tmp_path / name)
+            assert done.returncode == 0 and remark in done.stderr, done
+            out[name] = done.stdout
+        assert out['two.gif'] == out['two.webp'] == out['one.png']
+
+    @pytest.mark.parametrize('kind, message', [
+        ('no metadata', 'does not say how to prepare'), ('not json', 'in no known way'),
+        ('version 1', 'export it again'), ('unknown step', "unknown step 'twist'"),
+        ('fixed', 'takes images'), ('two inputs', 'is not a classifier'),
+        ('too small', 'needs 32x32'), ('narrow', 'too narrow')])
+    def test_files_that_it_did_not_write(self, kind, message, model, tmp_path):
+        onnx = pytest.importorskip('onnx')
+        file, size = onnx.load(model), (9, 9)
+        (entry, ), settings = file.metadata_props, json.loads(file.metadata_props[0].value)
+        if kind == 'no metadata':
+            del file.metadata_props[:]
+        elif kind == 'two inputs':
+            file.graph.input.append(onnx.helper.make_tensor_value_info('more', 1, [1]))
+        elif kind == 'fixed':
+            file.graph.input[0].type.tensor_type.shape.dim[2].dim_value = 96
+        elif kind == 'version 1':
+            settings = dict(mean=[0] * 3, std=[1] * 3, resize=64, crop=None)
+        elif kind == 'unknown step':
+            settings['steps'].append({'twist': 1})
+        elif kind == 'too small':
+            settings['steps'].pop(1)
+        elif kind == 'narrow':
+            settings['steps'][1]['resize'] = dict(edge='short', side=64, backend='pillow',
+                                                  interpolation='bicubic')
+            size = (1, 60_000)
+        entry.value = 'x' if kind == 'not json' else json.dumps(settings)
+        onnx.save(file, tmp_path / 'model.onnx')
+        Image.new('RGB', size).save(tmp_path / 'image.png')
+        done = self.run(tmp_path / 'model.onnx', tmp_path / 'image.png')
+        assert done.returncode == 1 and message in done.stderr, done
+        assert done.stderr.startswith('error: ') and len(done.stderr.splitlines()) == 1
 
 
 @pytest.mark.parametrize('args, message', [
