@@ -5,6 +5,8 @@ end at the border of the picture, darken pixels without a class, and know no leg
 """
 import colorsys
 import math
+import re
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -13,11 +15,13 @@ import torch
 from mmengine.dataset import Compose
 from mmengine.registry import DATASETS, init_default_scope
 from mmengine.visualization import Visualizer
-from PIL import Image, ImageOps
+from PIL import Image
 
 from mmlit.checkpoints import load_checkpoint
 from mmlit.command_line import trainer_for
+from mmlit.config_types import type_name
 from mmlit.errors import ConfigError, DatasetError
+from mmlit.test_pipelines import dataset_of_tests
 
 SHORT_SIDE, LONG_SIDE = 480, 1920  # smaller images are enlarged, for legible labels
 
@@ -38,13 +42,68 @@ def load_model(path: str, checkpoint: str):
     return config, model.to('cuda' if torch.cuda.is_available() else 'cpu').eval()
 
 
-def read_image(path: str | Path) -> np.ndarray:
-    """An image file as RGB, turned upright; DatasetError if it is missing or no image."""
+def load_image(config, path: str | Path) -> np.ndarray:
+    """What the config's pipeline for tests loads from an image file, as RGB: the model's view.
+
+    Whether EXIF turns it, and how many channels it has, is thus as in the training. Of one channel
+    the picture is grey, of several the first three are shown.
+
+    Raises:
+        DatasetError: If the file is missing or no image.
+        ConfigError: If the pipeline loads images from something else than a file.
+    """
+    if 'data' in config:
+        picture, is_bgr = _openmixup_image(config, path)
+        pixels = np.asarray(picture)
+        return pixels[..., ::-1] if is_bgr else pixels
+    load, _ = _loading(config)
+    return _as_rgb(_loaded(load, _facts(path)))
+
+
+def _facts(path: str | Path) -> dict:
+    """What a data set would tell its pipeline about an image."""
+    return dict(img_path=str(path), img_id=0)
+
+
+def _loading(config) -> tuple[Compose, list]:
+    """The steps of a pipeline for tests up to the one that loads the image, and the others.
+
+    Annotations are left out: an image that is drawn has none.
+    """
+    init_default_scope(config.get('default_scope', 'mmengine'))
+    steps = [step for step in dataset_of_tests(config)['pipeline']
+             if not re.fullmatch(r'Load\w*Annotations', type_name(step['type']))]
+    first = [i for i, step in enumerate(steps)
+             if re.match('Load.*Image', type_name(step['type']))]
+    if not first:
+        raise ConfigError(f'the config {config.filename} has no step that loads an image in its '
+                          'pipeline for tests')
+    return Compose(steps[:first[0] + 1]), steps[first[0] + 1:]
+
+
+def _loaded(load: Callable, facts: dict) -> dict:
+    """What the loading of a pipeline makes of an image file."""
+    path = Path(facts['img_path'])
+    if not path.is_file():
+        raise DatasetError(f'cannot read the image {path.absolute()}: there is no such file')
     try:
-        with Image.open(path) as image:
-            return np.asarray(ImageOps.exif_transpose(image).convert('RGB'))
-    except (OSError, SyntaxError, ValueError) as e:  # a broken PNG is a SyntaxError
-        raise DatasetError(f'cannot read the image {Path(path).absolute()}: {e}') from None
+        data = load(dict(facts))
+    except Exception as e:  # decoders raise what they like
+        raise DatasetError(f'cannot read the image {path.absolute()}: {e}') from None
+    if not isinstance(data, dict) or not isinstance(data.get('img'), np.ndarray):
+        raise ConfigError(f'the pipeline for tests does not load {path} as an image')
+    return data
+
+
+def _as_rgb(data: dict) -> np.ndarray:
+    """The loaded image for people's eyes."""
+    pixels = data['img']
+    if pixels.dtype != np.uint8:  # 16 bits, or float32 of either
+        most = 65535 if pixels.size and pixels.max() > 255 else 255
+        pixels = np.clip(pixels * (255 / most), 0, 255).astype(np.uint8)
+    pixels = pixels.reshape(*pixels.shape[:2], -1)
+    return np.ascontiguousarray(pixels[..., 2::-1] if pixels.shape[2] >= 3
+                                else pixels[..., :1].repeat(3, 2))
 
 
 def draw_prediction(config, model, image_path: str | Path, min_score: float = 0.3) -> np.ndarray:
@@ -60,23 +119,24 @@ def draw_prediction(config, model, image_path: str | Path, min_score: float = 0.
         RGB: the image, enlarged if small, beside its five best classes, or with boxes and masks, or
         with classes in colour and a legend.
     """
-    image = read_image(image_path)
     if 'data' in config:
-        return draw_scores(image, *_openmixup_scores(config, model, image))
-    init_default_scope(config.get('default_scope', 'mmengine'))
-    dataset = dict(config.test_dataloader.dataset, lazy_init=True)  # its files need not be there
+        image = load_image(config, image_path)
+        return draw_scores(image, *_openmixup_scores(config, model, image_path))
+    load, rest = _loading(config)
+    loaded = _loaded(load, _facts(image_path))
+    image = _as_rgb(loaded)
+    dataset = dict(dataset_of_tests(config), lazy_init=True)  # its files need not be there
     classes, palette = _classes_and_palette(DATASETS.build(dataset).metainfo)
-    pipeline = Compose([step for step in dataset['pipeline'] if not step['type'].endswith(
-        ('LoadImageFromFile', 'LoadAnnotations'))])
-    shape = image.shape[:2]
-    data = pipeline(dict(img=np.ascontiguousarray(image[..., ::-1]), img_shape=shape,
-                         ori_shape=shape, img_path=str(image_path), img_id=0))
+    data = Compose(rest)(loaded)
     with torch.no_grad():
         found = model.test_step({key: [data[key]] for key in ('inputs', 'data_samples')})[0].cpu()
     if 'pred_score' in found:
         return draw_scores(image, found.pred_score, classes)
     if 'pred_sem_seg' in found:
         return draw_segments(image, found.pred_sem_seg.data[0], classes, palette)
+    if 'pred_instances' not in found:
+        raise ConfigError(f'the model of {config.filename} finds neither classes, nor boxes, nor '
+                          f'segments, but {list(found.keys())}: there is nothing to draw')
     found = found.pred_instances[found.pred_instances.scores >= min_score]
     if len(found) and found.labels.max() >= len(classes):
         raise ConfigError(f'the model finds the class {found.labels.max()}, counted from 0, but '
@@ -95,12 +155,15 @@ def draw_ground_truth(dataset, index: int) -> np.ndarray:
         dataset: mmdet's or mmseg's. Masks are drawn if its LoadAnnotations loads them.
         index: Which image of it.
     """
-    info = dataset.get_data_info(index)
-    image = read_image(info['img_path'])
-    load = [t for t in dataset.pipeline.transforms if type(t).__name__ == 'LoadAnnotations']
-    if not load:
-        raise ConfigError('the pipeline of this dataset has no LoadAnnotations')
-    truth = load[0](dict(info, ori_shape=image.shape[:2], img_shape=image.shape[:2]))
+    info, steps = dataset.get_data_info(index), dataset.pipeline.transforms
+    images = [t for t in steps if type(t).__name__.startswith('LoadImage')]
+    load = [t for t in steps if type(t).__name__ == 'LoadAnnotations']
+    if not load or not images:
+        raise ConfigError('the pipeline of this dataset has no LoadAnnotations, or none that loads '
+                          'images')
+    truth = _loaded(images[0], info)
+    image = _as_rgb(truth)
+    truth = load[0](truth)
     meta = _classes_and_palette(dataset.metainfo)
     if 'gt_seg_map' in truth:
         return draw_segments(image, truth['gt_seg_map'], *meta)
@@ -209,19 +272,37 @@ def _draw_legend(names: list[str], colours: list, image: np.ndarray) -> np.ndarr
     return np.asarray(canvas.buffer_rgba())[..., :3]
 
 
-def _openmixup_scores(config, model, image: np.ndarray) -> tuple[torch.Tensor, list[str]]:
+def _openmixup_image(config, path: str | Path) -> tuple[Image.Image, bool]:
+    """An image as openmixup's data sources give it to the pipeline, and whether it is BGR."""
+    backend = dataset_of_tests(config, 'openmixup').get('data_source', {}).get('backend', 'pillow')
+    try:
+        if backend == 'pillow':
+            with Image.open(path) as image:
+                return image.convert('RGB'), False
+        pixels = cv2.imdecode(np.frombuffer(Path(path).read_bytes(), np.uint8), cv2.IMREAD_COLOR)
+        return Image.fromarray(pixels), True
+    except Exception as e:  # decoders raise what they like
+        raise DatasetError(f'cannot read the image {Path(path).absolute()}: {e}') from None
+
+
+def _openmixup_scores(config, model, path: str | Path) -> tuple[torch.Tensor, list[str]]:
     """Probabilities, and the names of the classes where openmixup's data source has them."""
     from openmixup.datasets.registry import DATASOURCES, PIPELINES
     from openmixup.utils import build_from_cfg
-    data, image = config.data.val, Image.fromarray(image)
-    steps = [*data.pipeline]
+    data = dataset_of_tests(config, 'openmixup')
+    image, _ = _openmixup_image(config, path)
+    steps = [*data['pipeline']]
     if data.get('prefetch'):  # there, the loader would do it
         steps += [dict(type='ToTensor'), dict(type='Normalize', **config.img_norm_cfg)]
     for step in steps:
         image = build_from_cfg(dict(step), PIPELINES)(image)
     with torch.no_grad():
-        scores = model(image[None].to(next(model.parameters()).device), mode='inference')[0].cpu()
-    return scores, getattr(DATASOURCES.get(data.data_source.type), 'CLASSES', None) or []
+        scores = model(image[None].to(next(model.parameters()).device), mode='inference')
+    if not isinstance(scores, torch.Tensor) or scores.dim() != 2:
+        raise ConfigError(f'the model of {config.filename} does not give one score for each class: '
+                          'there is nothing to draw')
+    source = data.get('data_source', {}).get('type')
+    return scores[0].cpu(), getattr(DATASOURCES.get(source), 'CLASSES', None) or []
 
 
 def _classes_and_palette(metainfo: dict) -> tuple[list[str], list[tuple]]:

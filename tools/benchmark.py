@@ -26,8 +26,9 @@ from mmlit.benchmark.measuring import (
 )
 from mmlit.benchmark.official_style import mmcv_deform_conv2d
 from mmlit.benchmark.reporting import environment, scatter, table, write_json
-from mmlit.command_line import clean_errors
+from mmlit.command_line import clean_errors, device, positive
 from mmlit.errors import ArgumentError
+from mmlit.outputs import add_overwrite, check_writable
 
 
 def parse_args():
@@ -36,19 +37,21 @@ def parse_args():
     parser.add_argument('models', nargs='*', help='default: all forms of --arch, and its peers')
     parser.add_argument('--arch', choices=list(PEERS), default='litv2_small')
     parser.add_argument('--baseline', help='what ratios are to; default: the first model')
-    parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
+    parser.add_argument('--device', type=device,
+                        default='cuda' if torch.cuda.is_available() else 'cpu')
     parser.add_argument('--dtype', choices=['float32', 'bfloat16', 'float16'], default='float32')
     parser.add_argument('--amp', action='store_true', help='--dtype is autocast\'s')
-    parser.add_argument('--batch', type=int, default=16)
-    parser.add_argument('--shape', type=int, nargs=2, default=[224, 224], metavar=('H', 'W'))
+    parser.add_argument('--batch', type=positive, default=16)
+    parser.add_argument('--shape', type=positive, nargs=2, default=[224, 224], metavar=('H', 'W'))
     parser.add_argument('--dense', action='store_true', help='maps of four stages, not logits')
     parser.add_argument('--train', action='store_true', help='training steps, not inference')
     parser.add_argument('--window', type=int, default=2, help='window of LITv2\'s stage 3')
-    parser.add_argument('--rounds', type=int, default=7)
+    parser.add_argument('--rounds', type=positive, default=7)
     parser.add_argument('--seconds', type=float, default=1., help='length of a turn in a round')
     parser.add_argument('--no-memory', action='store_true', help='do not measure memory')
     parser.add_argument('--json', type=Path, metavar='FILE', help='write all figures there')
     parser.add_argument('--plot', type=Path, metavar='FILE', help='draw throughput over FLOPs')
+    add_overwrite(parser)
     parser.add_argument('--memory-of', help=argparse.SUPPRESS)  # for the processes it starts
     return parser.parse_args()
 
@@ -61,6 +64,8 @@ def main():
         if args.memory_of:
             print(memory(args.memory_of, setting))
         else:
+            for path in filter(None, (args.json, args.plot)):
+                check_writable(path, args.overwrite)
             compare(args, setting)
 
 

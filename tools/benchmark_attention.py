@@ -15,7 +15,8 @@ from mmlit.benchmark.attention import LAYERS
 from mmlit.benchmark.measuring import interleave, memory_in_a_process, peak_memory, summarise
 from mmlit.benchmark.reporting import curves, environment, table
 from mmlit.checkpoints import written_whole
-from mmlit.command_line import clean_errors
+from mmlit.command_line import clean_errors, device, positive
+from mmlit.outputs import add_overwrite, check_writable
 
 SIZES = [14, 14, 20, 32, 28, 28, 40, 64, 56, 56, 80, 128]
 HEAD = ['layer', 'tokens', 'params M', 'MACs M', 'images/s', 'p50 ms', 'ratio', 'spread', 'MiB']
@@ -24,17 +25,19 @@ HEAD = ['layer', 'tokens', 'params M', 'MACs M', 'images/s', 'p50 ms', 'ratio', 
 def parse_args():
     parser = argparse.ArgumentParser(description='Compare attention layers')
     parser.add_argument('--layers', nargs='+', choices=list(LAYERS), default=list(LAYERS))
-    parser.add_argument('--sizes', type=int, nargs='+', default=SIZES, metavar='H W',
+    parser.add_argument('--sizes', type=positive, nargs='+', default=SIZES, metavar='H W',
                         help='heights and widths, in tokens, in turn')
-    parser.add_argument('--dim', type=int, default=768)
-    parser.add_argument('--heads', type=int, default=12)
-    parser.add_argument('--batch', type=int, default=64)
-    parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
+    parser.add_argument('--dim', type=positive, default=768)
+    parser.add_argument('--heads', type=positive, default=12)
+    parser.add_argument('--batch', type=positive, default=64)
+    parser.add_argument('--device', type=device,
+                        default='cuda' if torch.cuda.is_available() else 'cpu')
     parser.add_argument('--dtype', choices=['float32', 'bfloat16', 'float16'], default='float32')
-    parser.add_argument('--rounds', type=int, default=5)
+    parser.add_argument('--rounds', type=positive, default=5)
     parser.add_argument('--seconds', type=float, default=0.5, help='length of a turn in a round')
     parser.add_argument('--csv', type=Path, metavar='FILE')
     parser.add_argument('--plot', type=Path, metavar='FILE', help='time over tokens')
+    add_overwrite(parser)
     parser.add_argument('--memory-of', help=argparse.SUPPRESS)  # for the processes it starts
     args = parser.parse_args()
     if len(args.sizes) % 2:
@@ -49,7 +52,12 @@ def main():
         if args.memory_of:
             print(memory(args, args.memory_of, sizes[0]))
             return
-        rows = [row for size in sizes for row in compare(args, size)]
+        for path in filter(None, (args.csv, args.plot)):
+            check_writable(path, args.overwrite)
+        report(args, [row for size in sizes for row in compare(args, size)])
+
+
+def report(args, rows: list[list[str]]) -> None:
     facts = environment(args.device)
     print(f'batch {args.batch}, {args.dim} channels, {args.heads} heads, {args.dtype}, '
           f'{facts["device"]}, {facts["threads"]} threads, torch {facts["torch"]}, load average '

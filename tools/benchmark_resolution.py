@@ -18,7 +18,9 @@ import numpy as np
 from mmlit import LITv2
 from mmlit.analysis import flops_by_module
 from mmlit.benchmark.reporting import curves, table, write_json
+from mmlit.command_line import clean_errors, positive
 from mmlit.models import HiLoAttention
+from mmlit.outputs import add_overwrite, check_writable
 
 BENCHMARK = Path(__file__).with_name('benchmark.py')
 
@@ -27,9 +29,10 @@ def parse_args():
     parser = argparse.ArgumentParser(description='Fit time and memory to the size of the image',
                                      epilog='Other options go to tools/benchmark.py.')
     parser.add_argument('models', nargs='*', default=['litv2_small'])
-    parser.add_argument('--sides', type=int, nargs='+', default=[224, 320, 448, 640, 1024])
+    parser.add_argument('--sides', type=positive, nargs='+', default=[224, 320, 448, 640, 1024])
     parser.add_argument('--json', type=Path, metavar='FILE')
     parser.add_argument('--plot', type=Path, metavar='FILE', help='time over pixels')
+    add_overwrite(parser)
     args, args.others = parser.parse_known_args()
     if len(args.sides) < 2:
         parser.error('--sides: an exponent needs two sides at least')
@@ -38,6 +41,13 @@ def parse_args():
 
 def main():
     args = parse_args()
+    with clean_errors():
+        for path in filter(None, (args.json, args.plot)):
+            check_writable(path, args.overwrite)
+        measure(args)
+
+
+def measure(args) -> None:
     results = {side: benchmark(args, side) for side in args.sides}
     models = list(results[args.sides[0]])
     rows = [['model', 'side', 'ms', 'exponent', 'MiB', 'exponent', 'Lo-Fi, Hi-Fi products']]

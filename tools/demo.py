@@ -9,7 +9,7 @@ from pathlib import Path
 
 from dataset_converters.digits import convert
 
-from mmlit.command_line import clean_errors
+from mmlit.command_line import clean_errors, seed
 
 CONFIG = Path(__file__).parents[1] / 'configs/classification/digits/lit_v2_digits_sz64_bs64_ep12.py'
 DATA = Path('data/digits')
@@ -18,14 +18,14 @@ DATA = Path('data/digits')
 def parse_args():
     parser = argparse.ArgumentParser(description='Train a small LITv2 on handwritten digits')
     parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/digits'))
-    parser.add_argument('--seed', type=int, default=0)
+    parser.add_argument('--seed', type=seed, default=0)
     return parser.parse_args()
 
 
 def main():
     args = parse_args()
-    convert(DATA)
     with clean_errors():
+        convert(DATA)
         from mmlit.openmixup.trainer import test, train
         start = time.perf_counter()
         runner = train(str(CONFIG), str(args.work_dir), seed=args.seed)

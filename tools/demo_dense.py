@@ -20,7 +20,7 @@ from dataset_converters.digit_scenes import convert
 from mmengine.registry import DATASETS
 from PIL import Image
 
-from mmlit.command_line import clean_errors
+from mmlit.command_line import clean_errors, seed
 from mmlit.visualization import beside, draw_ground_truth, draw_prediction, load_model
 from mmlit.work_dir import latest_checkpoint
 
@@ -44,7 +44,7 @@ def parse_args():
     parser.add_argument('--from-random', action='store_true',
                         help='start from random weights instead of the classifier')
     parser.add_argument('--only', choices=RUNS, help='run one of the three')
-    parser.add_argument('--seed', type=int, default=0)
+    parser.add_argument('--seed', type=seed, default=0)
     parser.add_argument('--cfg-options', nargs='+', default=[], metavar='KEY=VALUE',
                         help='override settings of the configs')
     args = parser.parse_args()
@@ -68,7 +68,7 @@ def main():
             f'randomness.seed={args.seed}', *start_from, *args.cfg_options)
         seconds = time.perf_counter() - start
         checkpoint, result = latest_checkpoint(work_dir), work_dir / 'result.json'
-        run('test.py', config, checkpoint, '--out', result)
+        run('test.py', config, checkpoint, '--out', result, '--overwrite')
         result = json.loads(result.read_text())
         # COCO's metrics are parts of one, mmseg's are per cent.
         scale = 1 if 'mIoU' in metrics else 100

@@ -44,8 +44,8 @@ def parse_args():
 @torch.no_grad()
 def main():
     args = parse_args()
-    convert(DATA)
     with clean_errors():
+        convert(DATA)
         part = load_part(str(CONFIG), args.checkpoint)
         files = export(part, args.out)
     images, labels = held_out(part)

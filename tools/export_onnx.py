@@ -12,10 +12,12 @@ import tempfile
 from pathlib import Path
 
 import torch
+from prepare_images import open_image, prepare
 
-from mmlit.command_line import clean_errors
+from mmlit.command_line import clean_errors, positive
 from mmlit.deployment import PARTS, Part, export_onnx, load_part, open_onnx, quantize_onnx
 from mmlit.errors import ArgumentError
+from mmlit.outputs import add_overwrite, check_writable
 
 SUFFIXES = {'.jpg', '.jpeg', '.png', '.webp', '.bmp', '.ppm', '.pgm', '.tif', '.tiff'}
 
@@ -27,13 +29,14 @@ def parse_args():
     parser.add_argument('out', type=Path, help='.onnx file')
     parser.add_argument('--checkpoint', help='path, URL, or a name such as in1k; none: random')
     parser.add_argument('--part', choices=PARTS, help='default: the classifier, or the backbone')
-    parser.add_argument('--num-classes', type=int, help='of a model by name; default: 1000')
+    parser.add_argument('--num-classes', type=positive, help='of a model by name; default: 1000')
     parser.add_argument('--dtype', choices=['float32', 'float16', 'int8'], default='float32')
     parser.add_argument('--calibrate', type=Path, metavar='FOLDER',
                         help='images to calibrate int8 with, looked for in all folders below')
-    parser.add_argument('--calibration-images', type=int, default=128, metavar='N',
+    parser.add_argument('--calibration-images', type=positive, default=128, metavar='N',
                         help='how many of them, spread over the folder')
     parser.add_argument('--opset', type=int, default=20)
+    add_overwrite(parser)
     return parser.parse_args()
 
 
@@ -42,42 +45,63 @@ def main():
     with clean_errors():
         if (args.dtype == 'int8') != (args.calibrate is not None):
             raise ArgumentError('--dtype int8 and --calibrate FOLDER need each other')
+        check_writable(args.out, args.overwrite, '.onnx')
+        files = calibration_files(args.calibrate, args.calibration_images) if args.calibrate else []
         part = load_part(args.model, args.checkpoint, args.part, args.num_classes)
         if args.checkpoint is None:
             print('no --checkpoint: the weights are random')
         if args.dtype == 'int8':
-            export_int8(part, args.out, args.calibrate, args.calibration_images, args.opset)
+            export_int8(part, args.out, files, args.opset)
         else:
             export_onnx(part, args.out, args.dtype, args.opset)
         print(f'{args.out}: {args.out.stat().st_size / 1e6:.1f} MB, {args.dtype}, images -> '
               f'{", ".join(part.outputs)}\n{difference(part, args.out)}')
 
 
-def export_int8(part: Part, path: Path, folder: Path, count: int, opset: int) -> None:
+def export_int8(part: Part, path: Path, files: list[Path], opset: int) -> None:
+    images = calibration_images(part, files)
     with tempfile.TemporaryDirectory() as temporary:
         whole = Path(temporary) / 'float32.onnx'
         export_onnx(part, whole, opset=opset)
-        quantize_onnx(whole, path, calibration_images(part, folder, count))
+        quantize_onnx(whole, path, images)
 
 
-def calibration_images(part: Part, folder: Path, count: int):
-    """Prepared images of a folder, one by one, evenly spread over its sorted files.
+def calibration_files(folder: Path, count: int) -> list[Path]:
+    """Images of a folder, evenly spread over its sorted files.
 
     Raises:
-        ArgumentError: If there are none, or they do not fit the model.
+        ArgumentError: If there are none.
     """
-    from demo_onnx import prepare
-    from PIL import Image
+    if not folder.is_dir():
+        raise ArgumentError(f'--calibrate {folder}: there is no such folder')
     files = sorted(p for p in folder.rglob('*') if p.suffix.lower() in SUFFIXES)
-    if not files or count < 1:
+    if not files:
         raise ArgumentError(f'{folder}: no images to calibrate with '
                             f'({", ".join(sorted(SUFFIXES))})')
-    if part.in_channels != 3:
-        raise ArgumentError(f'the model takes images of {part.in_channels} channels, and those of '
-                            f'{folder} have 3: use mmlit.deployment.quantize_onnx in Python')
     step = max(len(files) / count, 1)
-    for i in range(min(count, len(files))):
-        yield torch.from_numpy(prepare(Image.open(files[int(i * step)]), part.preprocessing))[None]
+    return [files[int(i * step)] for i in range(min(count, len(files)))]
+
+
+def calibration_images(part: Part, files: list[Path]) -> list[torch.Tensor]:
+    """Images (1, C, H, W), prepared for a model.
+
+    Raises:
+        ArgumentError: If one cannot be read, or they do not fit the model.
+    """
+    if part.preprocessing is None:
+        raise ArgumentError('nothing says how images become the input of this model: use '
+                            'mmlit.deployment.quantize_onnx in Python')
+    images = []
+    for path in files:
+        try:
+            pixels = prepare(open_image(path), part.preprocessing)
+        except (OSError, ValueError) as e:
+            raise ArgumentError(f'--calibrate: {path}: {e}') from None
+        if len(pixels) != part.in_channels:
+            raise ArgumentError(f'the model takes images of {part.in_channels} channels, and '
+                                f'{path} has {len(pixels)} when it is prepared')
+        images.append(torch.from_numpy(pixels)[None])
+    return images
 
 
 @torch.no_grad()

@@ -12,8 +12,9 @@ MODEL is what tools/export_onnx.py takes.
 import argparse
 from pathlib import Path
 
-from mmlit.command_line import clean_errors
+from mmlit.command_line import clean_errors, positive
 from mmlit.deployment import PARTS, compile_package, export_program, load_part, save_program
+from mmlit.outputs import add_overwrite, check_writable
 
 
 def parse_args():
@@ -24,15 +25,17 @@ def parse_args():
     parser.add_argument('--to', choices=['program', 'package'], required=True)
     parser.add_argument('--checkpoint', help='path, URL, or a name such as in1k; none: random')
     parser.add_argument('--part', choices=PARTS, help='default: the classifier, or the backbone')
-    parser.add_argument('--num-classes', type=int, help='of a model by name; default: 1000')
-    parser.add_argument('--shape', type=int, nargs=3, metavar=('B', 'H', 'W'),
+    parser.add_argument('--num-classes', type=positive, help='of a model by name; default: 1000')
+    parser.add_argument('--shape', type=positive, nargs=3, metavar=('B', 'H', 'W'),
                         help='default: all sizes')
+    add_overwrite(parser)
     return parser.parse_args()
 
 
 def main():
     args = parse_args()
     with clean_errors():
+        check_writable(args.out, args.overwrite, '.pt2')
         part = load_part(args.model, args.checkpoint, args.part, args.num_classes)
         if args.checkpoint is None:
             print('no --checkpoint: the weights are random')

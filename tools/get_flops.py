@@ -6,13 +6,13 @@ import argparse
 
 from mmlit.analysis.configs import flops_of_config
 from mmlit.benchmark.reporting import table
-from mmlit.command_line import clean_errors
+from mmlit.command_line import clean_errors, positive
 
 
 def parse_args():
     parser = argparse.ArgumentParser(description='Parameters and multiply-adds of a config')
     parser.add_argument('config', help='path of the config: openmixup, mmdet, mmseg or mmpretrain')
-    parser.add_argument('--shape', type=int, nargs=2, default=[224, 224], metavar=('H', 'W'))
+    parser.add_argument('--shape', type=positive, nargs=2, default=[224, 224], metavar=('H', 'W'))
     parser.add_argument('--depth', type=int, default=3, help='levels of modules to list')
     return parser.parse_args()
 

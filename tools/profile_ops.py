@@ -11,18 +11,19 @@ import torch
 from mmlit.benchmark.candidates import Setting, build, prepare
 from mmlit.benchmark.profiling import shares
 from mmlit.benchmark.reporting import environment, table
-from mmlit.command_line import clean_errors
+from mmlit.command_line import clean_errors, device, positive
 
 
 def parse_args():
     parser = argparse.ArgumentParser(description='Where the time of a model goes')
     parser.add_argument('models', nargs='*', default=['litv2_small'])
-    parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
+    parser.add_argument('--device', type=device,
+                        default='cuda' if torch.cuda.is_available() else 'cpu')
     parser.add_argument('--dtype', choices=['float32', 'bfloat16', 'float16'], default='float32')
-    parser.add_argument('--batch', type=int, default=16)
-    parser.add_argument('--shape', type=int, nargs=2, default=[224, 224], metavar=('H', 'W'))
+    parser.add_argument('--batch', type=positive, default=16)
+    parser.add_argument('--shape', type=positive, nargs=2, default=[224, 224], metavar=('H', 'W'))
     parser.add_argument('--dense', action='store_true', help='maps of four stages, not logits')
-    parser.add_argument('--calls', type=int, default=5)
+    parser.add_argument('--calls', type=positive, default=5)
     return parser.parse_args()
 
 

@@ -1,10 +1,10 @@
 """Test a checkpoint: python tools/test.py CONFIG CHECKPOINT"""
 import argparse
-import json
-import os
 
 from mmlit.command_line import add_common_arguments, clean_errors, trainer_for
+from mmlit.distributed import ranks
 from mmlit.errors import ConfigError
+from mmlit.outputs import add_overwrite, check_writable, line, write_json
 
 
 def parse_args():
@@ -12,6 +12,7 @@ def parse_args():
     parser.add_argument('config', help='path of the config')
     parser.add_argument('checkpoint', help='path or URL, in any layout that mmlit knows')
     parser.add_argument('--out', metavar='FILE', help='also write the metrics there, as JSON')
+    add_overwrite(parser)
     parser.add_argument('--tta', action='store_true',
                         help="test-time augmentation, by an mmengine config's tta_pipeline")
     add_common_arguments(parser)
@@ -21,6 +22,9 @@ def parse_args():
 def main():
     args = parse_args()
     with clean_errors():
+        rank, *_ = ranks(args.launcher)
+        if args.out:
+            check_writable(args.out, args.overwrite, '.json')
         trainer, generation = trainer_for(args.config)
         options = {}
         if generation == 'mmengine':
@@ -29,12 +33,10 @@ def main():
             raise ConfigError('--tta is for mmengine configs')
         results = trainer.test(
             args.config, args.checkpoint, args.cfg_options, args.launcher, **options)
-    if int(os.environ.get('RANK', 0)) == 0:
-        print('\n' + '\n'.join(f'{name}: {value:.4g}' for name, value in results.items()))
-        if args.out:
-            with open(args.out, 'w') as f:
-                # mmseg's figures are NumPy's.
-                json.dump({name: float(value) for name, value in results.items()}, f, indent=2)
+        if rank == 0:
+            print('\n' + '\n'.join(line(name, value) for name, value in results.items()))
+            if args.out:
+                write_json(args.out, results, args.overwrite)
 
 
 if __name__ == '__main__':

@@ -1,7 +1,9 @@
 """Train a config: python tools/train.py CONFIG [--work-dir DIR] [--resume] ..."""
 import argparse
+import shlex
+import sys
 
-from mmlit.command_line import add_common_arguments, clean_errors, trainer_for
+from mmlit.command_line import add_common_arguments, clean_errors, seed, trainer_for
 from mmlit.errors import ConfigError
 
 
@@ -13,7 +15,7 @@ def parse_args():
         '--resume', nargs='?', const='auto', metavar='CHECKPOINT',
         help='continue from CHECKPOINT, or from the last one in the work dir')
     parser.add_argument('--load-from', metavar='CHECKPOINT', help='start from these weights')
-    parser.add_argument('--seed', type=int, help='random seed; drawn, and logged, if not given')
+    parser.add_argument('--seed', type=seed, help='random seed; drawn, and logged, if not given')
     parser.add_argument('--deterministic', action='store_true')
     mmengine = parser.add_argument_group('mmengine configs only')
     mmengine.add_argument('--amp', action='store_true', help='mixed precision on CUDA')
@@ -25,7 +27,11 @@ def parse_args():
 
 def main():
     args = parse_args()
-    with clean_errors():
+    again = [arg for arg in sys.argv if arg.split('=')[0] != '--resume'] + ['--resume']
+    if args.resume in again:  # what was resumed from is not the last any more
+        again.remove(args.resume)
+    with clean_errors('stopped by Ctrl-C; this goes on from the last checkpoint in the work dir: '
+                      f'python {shlex.join(again)}'):
         trainer, generation = trainer_for(args.config)
         options = {}
         if generation == 'mmengine':

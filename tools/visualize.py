@@ -7,7 +7,8 @@ from PIL import Image
 from mmlit.checkpoints import written_whole
 from mmlit.command_line import clean_errors
 from mmlit.errors import DatasetError
-from mmlit.visualization import draw_prediction, load_model, read_image
+from mmlit.outputs import add_overwrite, check_writable
+from mmlit.visualization import draw_prediction, load_image, load_model
 
 
 def parse_args():
@@ -20,6 +21,7 @@ def parse_args():
                         help='where IMAGE.png goes for each image')
     parser.add_argument('--min-score', type=float, default=0.3,
                         help='leave out detections below this score (default: %(default)s)')
+    add_overwrite(parser)
     return parser.parse_args()
 
 
@@ -31,13 +33,17 @@ def main():
         if len(targets) < len(args.images):
             raise DatasetError('two of the images have the same name: draw them into two folders')
         for target, path in targets.items():
-            read_image(path)
+            if not path.is_file():
+                raise DatasetError(f'cannot read the image {path}: there is no such file')
             if target.exists() and target.samefile(path):
                 raise DatasetError(f'--out {args.out} would overwrite {path}')
+            check_writable(target, args.overwrite)
         config, model = load_model(args.config, args.checkpoint)
+        for path in args.images:
+            load_image(config, path)
         for target, path in targets.items():
             picture = draw_prediction(config, model, path, args.min_score)
-            with written_whole(target) as partial:
+            with written_whole(target, args.overwrite) as partial:
                 Image.fromarray(picture).save(partial)
             print(target)
 

@@ -123,6 +123,73 @@ def test_model_sees_bgr_where_its_config_says_so(config, checkpoint, image):
     assert seen[0][:, 0, 0].tolist() == [0, 0, 255]
 
 
+def seen_by(cfg, model, path):
+    seen = []
+    hook = model.data_preprocessor.register_forward_pre_hook(
+        lambda module, args: seen.append(args[0]['inputs'][0]))
+    picture = draw_prediction(cfg, model, path)
+    hook.remove()
+    return seen[0], picture
+
+
+@pytest.mark.parametrize('keys, turned', [
+    (dict(), True), (dict(color_type='color_ignore_orientation'), False),
+    (dict(imdecode_backend='pillow'), True)])
+def test_exif_turns_what_the_pipeline_turns(keys, turned, config, checkpoint, tmp_path):
+    colours = Image.new('RGB', (128, 64), (0, 0, 255))
+    colours.paste(RED, (0, 0, 64, 64))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    colours.save(tmp_path / 'turned.jpg', exif=exif, quality=100)
+    cfg, model = load_model(config, checkpoint)
+    cfg.test_dataloader.dataset.pipeline[0].update(keys)
+    x, picture = seen_by(cfg, model, tmp_path / 'turned.jpg')
+    upper, left = (x[:, 3, -3], x[:, -3, 3])
+    assert int(upper[2]) == pytest.approx(254 if turned else 0, abs=4)
+    assert int(left[2]) == pytest.approx(0 if turned else 254, abs=4)
+    assert (picture.shape[0] > 640) == turned
+
+
+@pytest.mark.parametrize('config', [CLASSIFICATION], indirect=True)
+@pytest.mark.parametrize('channels', [1, 4])
+def test_models_of_other_channels_see_what_their_pipeline_loads(channels, config, tmp_path):
+    config.write_text(config.read_text().replace(
+        'arch=', f'in_channels={channels}, arch=').replace('[127.5] * 3', f'[127.5] * {channels}')
+        .replace("dict(type='LoadImageFromFile')", "dict(type='LoadImageFromFile', color_type='"
+                 f"{'grayscale' if channels == 1 else 'unchanged'}')"))
+    Image.new('RGBA', (128, 96), (*RED, 200)).save(tmp_path / 'red.png')
+    cfg = load_config(config)
+    init_default_scope(cfg.default_scope)
+    model = MODELS.build(dict(cfg.model, data_preprocessor=cfg.data_preprocessor)).eval()
+    x, picture = seen_by(cfg, model, tmp_path / 'red.png')
+    assert x[:, 5, 5].tolist() == ([76] if channels == 1 else [0, 0, 255, 200])
+    assert picture[5, 5].tolist() == ([76] * 3 if channels == 1 else [*RED])
+
+
+@pytest.mark.parametrize('wrapped', [False, True])
+def test_classes_in_place_of_names_and_wrapped_data_sets(wrapped, config, checkpoint, image):
+    from mmcv.transforms import LoadImageFromFile
+    cfg, model = load_model(config, checkpoint)
+    dataset = cfg.test_dataloader.dataset
+    dataset.pipeline[0]['type'] = LoadImageFromFile
+    if wrapped:
+        cfg.test_dataloader.dataset = dict(type='RepeatDataset', times=1, dataset=dataset)
+    x, picture = seen_by(cfg, model, image)
+    assert x[:, 0, 0].tolist() == [0, 0, 255] and picture.shape[0] == SHORT_SIDE
+
+
+@pytest.mark.parametrize('config', [SEGMENTATION], indirect=True)
+def test_pictures_that_are_there_are_kept(config, checkpoint, image, tmp_path, monkeypatch):
+    mine = tmp_path / 'out/red.png'
+    mine.parent.mkdir()
+    mine.write_text('mine')
+    with pytest.raises(SystemExit, match='--overwrite'):
+        visualize(monkeypatch, config, checkpoint, image, '--out', mine.parent)
+    assert mine.read_text() == 'mine'
+    visualize(monkeypatch, config, checkpoint, image, '--out', mine.parent, '--overwrite')
+    assert Image.open(mine).size[1] >= SHORT_SIDE
+
+
 @pytest.mark.parametrize('config', [DETECTION], indirect=True)
 def test_classes_without_a_name(config, image, tmp_path):
     config.write_text(config.read_text().replace('num_classes=3', 'num_classes=5'))
