@@ -11,6 +11,7 @@ import sys
 import types
 import warnings
 
+import numpy
 import torch
 from mmengine.logging import print_log
 from torch import Tensor, nn
@@ -32,6 +33,7 @@ def import_openmixup() -> types.ModuleType:
                     importlib.import_module(module)
     keep_on_cpu_without_cuda()
     allow_zero_workers()
+    supply_numpy_int()
     return sys.modules['openmixup']
 
 
@@ -170,3 +172,21 @@ def without_prefetch(cfg) -> None:
             print_log(f'data.{split}: prefetch needs CUDA; images are normalised in the workers',
                       logger='current')
     cfg.prefetch = False
+
+
+# 7. NumPy >= 1.24 has no `np.int`, which openmixup calls in four modules (snapmix among them).
+def supply_numpy_int() -> None:
+    for name in ('models.augments.snapmix', 'datasets.loader.sampler',
+                 'datasets.pipelines.transforms', 'third_party.clustering'):
+        # By name: packages of openmixup have functions of the same name as their modules.
+        importlib.import_module(f'openmixup.{name}')
+        sys.modules[f'openmixup.{name}'].np = _NumPyWithInt('numpy')
+
+
+class _NumPyWithInt(types.ModuleType):
+    """NumPy, for one module, with the name that it had for Python's int."""
+
+    int = int
+
+    def __getattr__(self, name: str):
+        return getattr(numpy, name)

@@ -8,6 +8,7 @@ from pathlib import Path
 import mmcv
 import openmixup.datasets
 import torch
+from mmcv.cnn.utils import revert_sync_batchnorm
 from mmcv.runner import DistSamplerSeedHook, Hook, get_dist_info, get_priority
 from mmengine.logging import MMLogger, print_log
 from openmixup.apis import set_random_seed
@@ -24,6 +25,7 @@ from mmlit.errors import ConfigError, MMLitError
 from mmlit.resuming import kept_seed, read_training, say_kept
 from mmlit.work_dir import latest_checkpoint, lock_work_dir
 
+from .checks import check_model
 from .compat import process_group, without_idle_warnings, without_prefetch
 from .data import build_dataset, build_train_loader, labels_of
 from .hooks import (
@@ -172,12 +174,16 @@ def load_config(path: str, options: dict | None = None) -> mmcv.Config:
 
 def build_model(cfg) -> torch.nn.Module:
     """Build the model of a config; wrong arguments come back as a ConfigError."""
+    check_model(cfg.model)
     try:
-        return build_openmixup_model(cfg.model)
+        model = build_openmixup_model(cfg.model)
     except MMLitError as e:
         raise ConfigError(f'cannot build the model: {e}') from e
     except (TypeError, KeyError, AssertionError) as e:
-        raise ConfigError(f'cannot build the model of {cfg.filename}: {e}') from e
+        problem = str(e) or type(e).__name__
+        raise ConfigError(f'cannot build the model of {cfg.filename}: {problem}') from e
+    # Necks of openmixup have SyncBatchNorm by default, which the CPU does not.
+    return model if torch.cuda.is_available() else revert_sync_batchnorm(model)
 
 
 def _build_custom_hooks(cfg, loader) -> list[tuple[Hook, int]]:

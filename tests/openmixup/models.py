@@ -6,6 +6,8 @@ DIM = GOLDEN_ARCH['embed_dims'][-1]
 HEAD = dict(type='ClsMixupHead', with_avg_pool=True, in_channels=DIM, num_classes=CLASSES,
             loss=dict(type='LabelSmoothLoss', label_smooth_val=0.1, num_classes=CLASSES,
                       mode='original', loss_weight=1.0))
+CLS_HEAD = dict(type='ClsHead', loss=dict(type='CrossEntropyLoss', loss_weight=1.0),
+                with_avg_pool=True, in_channels=DIM, num_classes=CLASSES)
 NECK = dict(type='NonLinearNeck', in_channels=DIM, hid_channels=16, out_channels=16, num_layers=2,
             with_bias=False, with_last_bn=False, with_avg_pool=True)
 
@@ -48,9 +50,10 @@ def samix(backbone: dict) -> dict:
 def adautomix(backbone: dict) -> dict:
     return dict(
         type='AdAutoMix', alpha=1.0, mix_samples=3, is_random=True, momentum=0.999,
+        save_name='samples.png',
         backbone=backbone, mix_block=dict(
             type='AdaptiveMask', in_channel=64, reduction=2, lam_concat=True, use_scale=True,
-            unsampling_mode='nearest'), head_one=HEAD, head_mix=HEAD,
+            unsampling_mode='nearest', scale_factor=16), head_one=HEAD, head_mix=HEAD,
         head_weights=dict(decent_weight=[], accent_weight=[], head_mix_q=1, head_one_q=1,
                           head_mix_k=1, head_one_k=1))
 
@@ -80,6 +83,52 @@ def mocov3(backbone: dict) -> dict:
 
 def fixmatch(backbone: dict) -> dict:
     return dict(type='FixMatch', momentum=0.99, temperature=0.5, p_cutoff=0.0, weight_ul=1.0,
-                hard_label=True, ratio_ul=1, ema_pseudo=1.0, backbone=backbone, head=dict(
-                    type='ClsHead', loss=dict(type='CrossEntropyLoss', loss_weight=1.0),
-                    with_avg_pool=True, in_channels=DIM, num_classes=CLASSES))
+                hard_label=True, ratio_ul=1, ema_pseudo=1.0, backbone=backbone, head=CLS_HEAD)
+
+
+
+def simclr(backbone: dict) -> dict:
+    return dict(type='SimCLR', backbone=backbone, neck=NECK,
+                head=dict(type='ContrastiveHead', temperature=0.1))
+
+
+def barlowtwins(backbone: dict) -> dict:
+    return dict(type='BarlowTwins', backbone=backbone, neck=NECK,
+                head=dict(type='LatentCrossCorrelationHead', in_channels=16))
+
+
+def densecl(backbone: dict) -> dict:
+    return dict(moco(backbone), type='DenseCL', loss_lambda=0.5, neck=dict(
+        type='DenseCLNeck', in_channels=DIM, hid_channels=16, out_channels=16, num_grid=None))
+
+
+def moco_mix(backbone: dict) -> dict:
+    return dict(moco(backbone), type='MoCoMix', mix_block='mixup', alpha=1.0)
+
+
+def swav(backbone: dict) -> dict:
+    return dict(type='SwAV', backbone=backbone, neck=dict(
+        type='SwAVNeck', in_channels=DIM, hid_channels=16, out_channels=16, with_avg_pool=True),
+        head=dict(type='SwAVHead', feat_dim=16, num_prototypes=8, epsilon=0.05, temperature=0.1,
+                  num_crops=[2]))
+
+
+def npid(backbone: dict) -> dict:
+    return dict(type='NPID', backbone=backbone, neg_num=8, head=dict(
+        type='ContrastiveHead', temperature=0.07), memory_bank=dict(
+            type='SimpleMemory', length=32, feat_dim=16, momentum=0.5),
+        neck=dict(type='LinearNeck', in_channels=DIM, out_channels=16, with_avg_pool=True))
+
+
+def rotation(backbone: dict) -> dict:
+    return dict(type='RotationPred', backbone=backbone, head=dict(CLS_HEAD, num_classes=4))
+
+
+def relative_location(backbone: dict) -> dict:
+    return dict(type='RelativeLoc', backbone=backbone, neck=dict(
+        type='RelativeLocNeck', in_channels=DIM, out_channels=16, with_avg_pool=True), head=dict(
+            CLS_HEAD, with_avg_pool=False, in_channels=16, num_classes=8))
+
+
+def fine_tuning(backbone: dict) -> dict:
+    return dict(type='FineTuning', backbone=backbone, head=CLS_HEAD)

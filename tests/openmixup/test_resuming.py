@@ -229,9 +229,7 @@ def test_trainings_that_cannot_go_on_are_refused(run, one_epoch, tmp_path, kind)
 
 def test_another_optimizer_is_refused(run, one_epoch, tmp_path):
     with pytest.raises(CheckpointError, match='another optimizer than SGD'):
-        run(resume=one_epoch, optimizer=dict(
-            _delete_=True, type='SGD', lr=0.1, momentum=0.9, paramwise_options={
-                'norm': dict(weight_decay=0.)}))
+        run(resume=one_epoch, **{'optimizer.type': 'SGD'})
 
 
 def test_a_truncated_newest_checkpoint_is_passed_over(run, tmp_path, lines):
@@ -256,8 +254,8 @@ def test_a_loss_that_is_nan_stops_the_training(run, tmp_path, mode):
     with pytest.raises(DivergedError) as e:
         run(**{'optimizer.type': 'SGD', 'optimizer.lr': 1e30, 'lr_config.warmup': None,
                'optimizer_config.grad_clip': None, 'model.mix_mode': [mode], 'model.alpha': [1.0]})
-    assert re.search(r'diverged at epoch 1, iteration 2 of 2, with the learning rate 1e\+30: loss '
-                     'is nan', str(e.value))
+    assert re.search(r'diverged at epoch 1, iteration 2 of 2, with the learning rate [0-9.]*e\+29: '
+                     'loss is nan', str(e.value))
     assert '\n' not in str(e.value)
     assert not list((tmp_path / 'work').glob('*.pth'))
 
@@ -283,6 +281,9 @@ def test_weights_are_checked_before_they_are_saved(run, tmp_path):
 
     class Spoil(Hook):
 
+        def __init__(self, **kwargs):
+            pass
+
         def after_train_epoch(self, runner):
             if runner.epoch == 1:
                 next(runner.model.parameters()).data.fill_(float('inf'))
@@ -298,11 +299,11 @@ def test_weights_are_checked_before_they_are_saved(run, tmp_path):
     assert [p.name for p in (tmp_path / 'work').glob('epoch_*.pth')] == ['epoch_1.pth']
 
 
-@pytest.mark.parametrize('options, message', [
+@pytest.mark.parametrize('setting, message', [
     ({'runner.max_epochs': -1}, 'max_epochs=-1'), ({'runner.max_epochs': 0}, 'max_epochs=0'),
     ({'runner.max_epochs': 1.5}, 'max_epochs=1.5'),
     ({'data.drop_last': True, 'data.imgs_per_gpu': 64}, '32 images and no batch of 64')])
-def test_a_training_of_no_steps_is_refused(run, tmp_path, options, message):
+def test_a_training_of_no_steps_is_refused(run, tmp_path, setting, message):
     with pytest.raises(ConfigError, match=message):
-        run(**options)
+        run(**setting)
     assert not (tmp_path / 'work').exists()
