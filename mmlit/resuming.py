@@ -7,7 +7,7 @@ import torch
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
-from mmlit.checkpoints import read_checkpoint
+from mmlit.checkpoints import read_checkpoint, state_dict_of
 from mmlit.errors import CheckpointError
 from mmlit.work_dir import latest_checkpoint
 
@@ -38,6 +38,10 @@ def read_training(source: str) -> dict:
         checkpoint = read_checkpoint(source)
     except CheckpointError as e:
         raise CheckpointError(f'{e}{_other_than(source)}') from None
+    try:
+        state_dict_of(checkpoint)
+    except CheckpointError as e:
+        raise CheckpointError(f'checkpoint {source}: {e}') from None
     meta = checkpoint.get('meta')
     if not isinstance(meta, dict) or not isinstance(checkpoint.get('optimizer'), dict) or not (
             {'epoch', 'iter'} <= meta.keys()):

@@ -142,8 +142,10 @@ def resize(pixels: np.ndarray, *, backend: str, interpolation: str, **target) ->
                          f'it would become {width}x{height}, more than '
                          f'{Image.MAX_IMAGE_PIXELS / 1e6:.0f} million pixels')
     if backend == 'pillow':
-        image = Image.fromarray(np.ascontiguousarray(pixels))
-        return np.asarray(image.resize((width, height), Image.Resampling[interpolation.upper()]))
+        grey = pixels.ndim == 3 and pixels.shape[2] == 1  # for which Pillow wants no axis
+        image = Image.fromarray(np.ascontiguousarray(pixels[..., 0] if grey else pixels))
+        image = image.resize((width, height), Image.Resampling[interpolation.upper()])
+        return np.asarray(image)[..., None] if grey else np.asarray(image)
     return cv2_resize(pixels, height, width, interpolation)
 
 

@@ -67,7 +67,8 @@ def preprocessing_of(config, generation: str) -> dict:
 def _openmixup(cfg) -> list[dict]:
     dataset = dataset_of_tests(cfg, 'openmixup')
     # Its other backends decode by OpenCV, and call the blue channel red.
-    backend = (dataset.get('data_source') or {}).get('backend', 'pillow')
+    client = (dataset.get('data_source') or {}).get('file_client_args') or {}
+    backend = client.get('backend', 'pillow')
     load = PILLOW_RGB if backend == 'pillow' else {
         'load': dict(reader='cv2', color='bgr', upright=True)}
     steps = [load, *_followed(dataset['pipeline'], TORCHVISION, cfg)]

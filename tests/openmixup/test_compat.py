@@ -194,4 +194,4 @@ def test_prefetching_configs_normalise_in_the_pipeline():
 @pytest.mark.parametrize('name', ['LITv2', 'mmlit.LITv2'])
 def test_registered(name):
     from openmixup.models.builder import build_backbone
-    assert type(build_backbone(dict(type=name, arch=GOLDEN_ARCH))) is mmlit.LITv2
+    assert isinstance(build_backbone(dict(type=name, arch=GOLDEN_ARCH)), mmlit.LITv2)

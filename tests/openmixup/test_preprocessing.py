@@ -116,9 +116,9 @@ def test_odd_images_are_read_as_in_the_training(backend, odd_images):
     files = sorted(odd_images.iterdir())
     (odd_images / 'list.txt').write_text('\n'.join(f.name for f in files))
     source = ImageList(root=str(odd_images), list_file=str(odd_images / 'list.txt'),
-                       backend=backend)
-    settings = preprocessing_of(config_of(TO_TENSOR, data_source=dict(backend=backend)),
-                                'openmixup')
+                       file_client_args=dict(backend=backend))
+    data_source = dict(file_client_args=dict(backend=backend))
+    settings = preprocessing_of(config_of(TO_TENSOR, data_source=data_source), 'openmixup')
     for i, path in enumerate(files):
         ours = prepare(open_image(path), settings)
         expected = by_openmixup(source.get_sample(i), TO_TENSOR).numpy()
