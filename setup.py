@@ -13,6 +13,9 @@ setup(
     license='Apache-2.0',
     python_requires='>=3.10',
     packages=find_packages(include=['mmlit', 'mmlit.*']),
+    # Says no more than the default, but makes an editable install put this folder on the path; the
+    # import hook that it is otherwise loses to any folder `mmlit`, such as a clone seen from above.
+    package_dir={'': '.'},
     install_requires=['torch>=2.1', 'mmengine>=0.10.7', 'safetensors', 'tqdm'],
     # The two toolkits need different generations of the package `mmcv`, so these two extras
     # exclude each other; requirements/ pins what the tests run with.

@@ -1,6 +1,5 @@
 """LITv2 for OpenMMLab and openmixup."""
-from .checkpoints import list_pretrained, load_checkpoint
-from .checkpoints.allow_list import register_safe_types
+from .checkpoints import list_pretrained, load_checkpoint, register_safe_types
 from .compat import declare_torchvision_operators, name_mmsegs_distribution
 from .models import LITv2, LITv2Classifier, litv2_base, litv2_medium, litv2_small, litv2_tiny
 from .registration import register_openmmlab

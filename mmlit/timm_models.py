@@ -3,10 +3,11 @@
 
 Names of weights are those of mmlit's classifiers, so either loads the other's files.
 """
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import torch
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from timm.layers import create_classifier
 from timm.models import (
     build_model_with_cfg,
     generate_default_cfgs,
@@ -15,13 +16,12 @@ from timm.models import (
 from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 
-from mmlit.checkpoints import convert
+from mmlit.checkpoints import convert, state_dict_of
 from mmlit.checkpoints.exporting import to_timm
 from mmlit.checkpoints.pretrained import PUBLISHED
 from mmlit.errors import ArgumentError
 from mmlit.models import LITv2
-
-POOLS = ('avg', '')
+from mmlit.models.tracing import check_scripted, with_own_children
 
 
 class TimmLITv2(nn.Module):
@@ -31,7 +31,8 @@ class TimmLITv2(nn.Module):
         arch: As in :class:`mmlit.LITv2`.
         num_classes: Number of classes; 0 for none, which leaves the pooled features.
         in_chans: Channels of the images.
-        global_pool: 'avg', or '' for none (``num_classes`` is 0 then).
+        global_pool: Pooling by timm's names ('avg', 'max', 'avgmax', 'catavgmax', or with 'fast'
+            in front), or '' for none (``num_classes`` is 0 then).
         drop_rate: Dropout before the head.
         drop_path_rate: Stochastic depth rate.
         **kwargs: Further arguments of :class:`mmlit.LITv2`.
@@ -44,27 +45,25 @@ class TimmLITv2(nn.Module):
         self.backbone = LITv2(arch, in_channels=in_chans, drop_path_rate=drop_path_rate, **kwargs)
         self.num_features = self.head_hidden_size = self.backbone.embed_dims[-1]
         self.feature_info = [
-            dict(num_chs=dim, reduction=4 * 2**i, module=f'backbone.stages.{i}')
+            dict(num_chs=dim, reduction=4 * 2**i, module=f'backbone.stages.{i}.blocks')
             for i, dim in enumerate(self.backbone.embed_dims)]
+        self.in_chans = in_chans
+        self.min_size = self.backbone.min_size
         self.drop_rate = drop_rate
         self.grad_checkpointing = False
         self.reset_classifier(num_classes, global_pool)
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
         """A new head, and other pooling if ``global_pool`` is not None."""
-        if global_pool is not None:
-            if global_pool not in POOLS:
-                raise ArgumentError(f'global_pool={global_pool!r}: expected one of {list(POOLS)}')
-            self.global_pool = global_pool
-        if num_classes and not self.global_pool:
-            raise ArgumentError(f"num_classes={num_classes} needs global_pool='avg'")
+        pool = self.global_pool.pool_type if global_pool is None else global_pool
+        if num_classes and not pool:
+            raise ArgumentError(f"num_classes={num_classes} needs global_pool, such as 'avg'")
         self.num_classes = num_classes
-        self.head = nn.Identity()
+        self.global_pool, head = create_classifier(self.num_features, num_classes, pool)
         if num_classes:
-            self.head = nn.Linear(self.num_features, num_classes)
-            nn.init.trunc_normal_(self.head.weight, std=0.02)
-            nn.init.zeros_(self.head.bias)
-            self.head.to(next(self.backbone.parameters()).device)
+            nn.init.trunc_normal_(head.weight, std=0.02)
+            nn.init.zeros_(head.bias)
+        self.head = head.to(next(self.backbone.parameters()))
 
     def get_classifier(self) -> nn.Module:
         return self.head
@@ -91,17 +90,21 @@ class TimmLITv2(nn.Module):
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Images (B, in_chans, H, W) to the normed last map (B, C, H / 32, W / 32)."""
+        if torch.jit.is_scripting():
+            check_scripted(x, self.training, self.in_chans, self.min_size)
         return self.backbone(x)[-1]
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         """Last map to logits (B, num_classes), or with ``pre_logits`` to features (B, C)."""
-        if self.global_pool:
-            x = x.mean(dim=(2, 3))
+        x = self.global_pool(x)
         x = nn.functional.dropout(x, self.drop_rate, self.training)
         return x if pre_logits else self.head(x)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.forward_head(self.forward_features(x))
+
+    def __prepare_scriptable__(self) -> nn.Module:
+        return with_own_children(self)
 
     def forward_intermediates(self, x: Tensor, indices: int | Sequence[int] | None = None,
                               norm: bool = False, stop_early: bool = False,
@@ -122,25 +125,15 @@ class TimmLITv2(nn.Module):
         take, last = feature_take_indices(len(self.backbone.stages), indices)
         if not stop_early:
             last = len(self.backbone.stages) - 1
-        maps = []
-        for i, tokens in enumerate(self._stages(x, last)):
-            is_last = i == len(self.feature_info) - 1
-            normed = self.backbone.norm3(tokens) if is_last else tokens
-            if i in take:
-                out = normed if norm else tokens
-                maps.append(out if output_fmt == 'NHWC' else out.permute(0, 3, 1, 2).contiguous())
-        return maps if intermediates_only else (normed.permute(0, 3, 1, 2).contiguous(), maps)
-
-    def _stages(self, x: Tensor, last: int) -> Iterator[Tensor]:
-        """The map (B, H, W, C) of each stage up to ``last``."""
-        backbone = self.backbone
-        x = backbone.drop_after_pos(backbone.patch_embed(x))
-        for i, stage in enumerate(backbone.stages):
-            x = stage.blocks(x)
-            yield x
-            if i == last:
-                return
-            x = stage.downsample(x)
+        maps = dict(enumerate(self.backbone.stage_maps(x, range(last + 1))))
+        final = maps[last]
+        if last == len(self.feature_info) - 1:
+            final = self.backbone.norm3(final)
+            if norm:
+                maps[last] = final
+        outs = [maps[i] if output_fmt == 'NCHW' else maps[i].permute(0, 2, 3, 1) for i in take]
+        outs = [out.contiguous() for out in outs]
+        return outs if intermediates_only else (final.contiguous(), outs)
 
     def prune_intermediate_layers(self, indices: int | Sequence[int] = 1, prune_norm: bool = False,
                                   prune_head: bool = True) -> list[int]:
@@ -158,8 +151,7 @@ class TimmLITv2(nn.Module):
 
 def checkpoint_filter_fn(state_dict: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
     """Weights of any layout that mmlit reads, in the names of ``model``."""
-    state_dict = state_dict.get('state_dict', state_dict.get('model', state_dict))
-    _, backbone, rest = convert(state_dict)
+    _, backbone, rest = convert(state_dict_of(state_dict))
     return to_timm(backbone, rest)['state_dict']
 
 

@@ -1,22 +1,39 @@
 """Checkpoints go out in the layouts they come in, and compute the same."""
 import hashlib
+import runpy
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from mmengine.logging import HistoryBuffer
 
 from mmlit import LITv2Classifier, load_checkpoint
-from mmlit.checkpoints import convert, fill_model, read_checkpoint, state_dict_of
+from mmlit.checkpoints import convert, fill_model, publish, read_checkpoint, state_dict_of
 from mmlit.checkpoints.exporting import TARGETS, to_mmlit, to_official, to_openmixup
-from mmlit.errors import CheckpointError
+from mmlit.errors import CheckpointError, MMLitError
 
 from .conftest import DATA, GOLDEN_ARCH
 
 ROOT = Path(__file__).parents[1]
 FILES = dict(official='official_cls.pth', openmixup='openmixup_lit.pth',
              detection='official_det.pth', segmentation='official_seg.pth')
+
+
+@pytest.fixture
+def run(monkeypatch):
+    """Runs a script under tools/ in this process; returns what it would exit with, or None."""
+
+    def run(script: str, *args):
+        monkeypatch.setattr(sys, 'argv', [script, *map(str, args)])
+        try:
+            runpy.run_path(str(ROOT / 'tools' / script), run_name='__main__')
+        except SystemExit as e:
+            return e.code
+
+    return run
 
 
 def weights(name: str) -> dict:
@@ -116,15 +133,13 @@ def test_command_line(tmp_path, golden, suffix):
 
 
 @pytest.mark.parametrize('suffix', ['.pth', '.safetensors'])
-def test_publishing(tmp_path, suffix):
+def test_publishing(tmp_path, run, suffix):
     state = weights('official')
     trained = tmp_path / 'epoch_3.pth'
     optimizer = dict(state={0: torch.zeros(1000)})
     torch.save(dict(state_dict=state, optimizer=optimizer, meta={}), trained)
-    run = subprocess.run([sys.executable, '-W', 'ignore', 'tools/publish_model.py', trained,
-                          tmp_path / f'out/litv2{suffix}'], cwd=ROOT, capture_output=True,
-                         text=True)
-    assert run.returncode == 0, run.stderr
+    for _ in range(2):  # the same file again
+        assert run('publish_model.py', trained, tmp_path / f'out/litv2{suffix}') is None
     (path, ) = (tmp_path / 'out').iterdir()
     assert path.name == f'litv2-{hashlib.sha256(path.read_bytes()).hexdigest()[:8]}{suffix}'
     published = read_checkpoint(path)
@@ -132,3 +147,94 @@ def test_publishing(tmp_path, suffix):
     published = state_dict_of(published)
     assert set(published) == set(state)
     assert all(torch.equal(published[k], v) for k, v in state.items())
+
+
+@pytest.fixture
+def trained(tmp_path):
+    """A checkpoint of a training; its bytes must stay."""
+    path = tmp_path / 'epoch_3.pth'
+    state = weights('official')
+    copies = {f'ema_{k.replace(".", "_")}': v + 1 for k, v in state.items()}
+    meta = dict(dataset_meta=dict(classes=('cat', 'dog'), palette=np.array([[1, 2, 3], [4, 5, 6]])),
+                CLASSES=('cat', 'dog'), mmlit=dict(alpha=0.9), cfg='work_dir = "/home/me"',
+                seed=3, hostname='mine', epoch=3)
+    torch.save(dict(state_dict={**state, **copies}, meta=meta,
+                    optimizer=dict(state={0: torch.zeros(1000)}),
+                    message_hub=dict(log_scalars=dict(loss=HistoryBuffer([1.], [1]))),
+                    param_schedulers=[{}]), path)
+    return path
+
+
+@pytest.mark.parametrize('suffix', ['.pth', '.safetensors'])
+def test_what_inference_needs_is_published(tmp_path, trained, suffix):
+    path, count = publish(trained, tmp_path / f'litv2{suffix}')
+    published, state = read_checkpoint(path), weights('official')
+    assert set(published) == {'state_dict', 'meta'} and count == len(state)
+    assert set(published['meta']) == {'dataset_meta', 'CLASSES', 'mmlit'}
+    assert published['meta']['mmlit'] == dict(alpha=0.9)
+    dataset = published['meta']['dataset_meta']
+    assert list(dataset['classes']) == ['cat', 'dog']
+    assert np.array_equal(dataset['palette'], [[1, 2, 3], [4, 5, 6]])
+    assert set(published['state_dict']) == set(state)
+    assert b'/home/me' not in path.read_bytes()
+    load_checkpoint(LITv2Classifier(GOLDEN_ARCH, 10), path, strict=True)
+
+
+@pytest.mark.parametrize('suffix', ['.pth', '.safetensors'])
+def test_published_again_it_is_the_same_file(tmp_path, trained, suffix):
+    paths = {publish(trained, tmp_path / f'litv2{suffix}')[0] for _ in range(2)}
+    assert len(paths) == 1
+    (path, ) = paths
+    content = path.read_bytes()
+    path.write_bytes(b'of somebody else')
+    with pytest.raises(MMLitError, match='exists, and is not overwritten'):
+        publish(trained, tmp_path / f'litv2{suffix}')
+    assert path.read_bytes() == b'of somebody else'
+    publish(trained, tmp_path / f'litv2{suffix}', overwrite=True)
+    assert path.read_bytes() == content
+
+
+def test_weights_that_share_memory_are_published(tmp_path):
+    """As of models with one module under two names; .safetensors refuses such tensors."""
+    weight = torch.arange(6.).reshape(2, 3)
+    trained = tmp_path / 'tied.pth'
+    torch.save(dict(state_dict={'a.weight': weight, 'b.weight': weight, 'c.weight': weight.t()}),
+               trained)
+    path, _ = publish(trained, tmp_path / 'out.safetensors')
+    state = state_dict_of(read_checkpoint(path))
+    assert torch.equal(state['a.weight'], weight) and torch.equal(state['b.weight'], weight)
+    assert torch.equal(state['c.weight'], weight.t())
+
+
+def test_publishing_touches_neither_source_nor_target(tmp_path, trained, run):
+    before = trained.read_bytes()
+    assert run('publish_model.py', trained, trained) is None
+    assert trained.read_bytes() == before
+    target = tmp_path / 'mine.pth'
+    target.write_bytes(b'mine')
+    assert run('publish_model.py', trained, target) is None
+    assert target.read_bytes() == b'mine'
+    assert len(list(tmp_path.iterdir())) == 4
+
+
+def test_converting_overwrites_nothing_unasked(tmp_path, trained, run):
+    before, target = trained.read_bytes(), tmp_path / 'out.pth'
+    target.write_bytes(b'mine')
+    assert 'exists, and is not overwritten' in run('convert_checkpoint.py', trained, target, '--to',
+                                                   'mmlit')
+    assert target.read_bytes() == b'mine'
+    assert run('convert_checkpoint.py', trained, target, '--to', 'mmlit', '--overwrite') is None
+    assert set(read_checkpoint(target)['meta']) == {'dataset_meta', 'CLASSES', 'mmlit'}
+    link, hard = tmp_path / 'link.pth', tmp_path / 'hard.pth'
+    link.symlink_to(trained)
+    hard.hardlink_to(trained)
+    for path in (trained, link, hard):
+        said = run('convert_checkpoint.py', trained, path, '--to', 'mmlit', '--overwrite')
+        assert 'is the source itself' in said
+    assert trained.read_bytes() == before and link.is_symlink()
+
+
+def test_folded_weights_are_not_said_to_be_otherwise(tmp_path, trained, run):
+    assert run('convert_checkpoint.py', trained, tmp_path / 'x.safetensors', '--to',
+               'official') is None
+    assert set(read_checkpoint(tmp_path / 'x.safetensors')['meta']) == {'dataset_meta', 'CLASSES'}

@@ -3,22 +3,18 @@
 python tools/convert_checkpoint.py SRC DST --to official|openmixup|mmlit|mmdet|mmseg|timm
 
 SRC is a file or URL in any layout that mmlit reads (docs/checkpoints.md); DST ends with .pth or
-.safetensors (weights alone). Weights only: no state of an optimizer is kept.
+.safetensors, and is not SRC. Weights, names and colours of the classes: no state of an optimizer is
+kept.
 """
 import argparse
 from pathlib import Path
 
-from mmlit.checkpoints import (
-    check_finite,
-    convert,
-    kept_meta,
-    read_checkpoint,
-    refuse_same_file,
-    save_weights,
-    state_dict_of,
-)
+from mmlit.checkpoints import convert, read_checkpoint, save_weights, state_dict_of
 from mmlit.checkpoints.exporting import TARGETS
+from mmlit.checkpoints.publishing import check_source, inference_meta, refuse_own_source
 from mmlit.command_line import clean_errors
+
+FOLDED = ('official', 'openmixup')  # so that the model is another than `meta` says
 
 
 def parse_args():
@@ -26,24 +22,25 @@ def parse_args():
     parser.add_argument('source', help='file or URL')
     parser.add_argument('target', type=Path, help='.pth or .safetensors')
     parser.add_argument('--to', choices=list(TARGETS), required=True)
-    parser.add_argument('--prefix', help="of several backbones in SRC this one, 'teacher.' say")
-    parser.add_argument('--overwrite', action='store_true', help='replace a file of that name')
+    parser.add_argument('--prefix', help="of several backbones in it this one, 'teacher.' say")
+    parser.add_argument('--overwrite', action='store_true', help='replace the target if it exists')
     return parser.parse_args()
 
 
 def main():
     args = parse_args()
     with clean_errors():
-        refuse_same_file(args.source, args.target)
+        refuse_own_source(args.source, args.target)
         checkpoint = read_checkpoint(args.source)
         state = state_dict_of(checkpoint)
-        check_finite(state, args.source)
+        check_source(state, args.source)
         layout, backbone, rest = convert(state, args.prefix)
         converted = TARGETS[args.to](backbone, rest)
         (key, state), = converted.items()
-        meta = kept_meta(checkpoint)
-        save_weights({**converted, **(dict(meta=meta) if meta else {})}, args.target,
-                     args.overwrite)
+        meta = inference_meta(checkpoint)
+        if args.to in FOLDED:
+            meta.pop('mmlit', None)
+        save_weights({**converted, 'meta': meta}, args.target, args.overwrite)
     print(f'{args.target}: {len(state)} weights under {key!r}, from the {layout} layout to '
           f'{args.to}')
 

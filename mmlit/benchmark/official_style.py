@@ -49,8 +49,7 @@ class OfficialStyle(nn.Module):
                     x = x + block.drop_path(_hilo(block.attn, block.norm1(x), H, W))
                 x = x + block.drop_path(_ffn(block.ffn, block.norm2(x), H, W))
             if i in m.out_indices:
-                out = getattr(m, f'norm{i}')(x) if i in m.norm_indices else x
-                outs.append((out, H, W))
+                outs.append((_norm(getattr(m, f'norm{i}'), x) if i in m.norm_indices else x, H, W))
             if i == m.out_indices[-1]:
                 break
             x, H, W = _merge(stage.downsample, x, H, W)
@@ -64,6 +63,10 @@ class OfficialStyle(nn.Module):
 
 def _linear(layer: nn.Linear, x: Tensor) -> Tensor:
     return F.linear(x, layer.weight, layer.bias)
+
+
+def _norm(layer: nn.LayerNorm, x: Tensor) -> Tensor:
+    return F.layer_norm(x, layer.normalized_shape, layer.weight, layer.bias, layer.eps)
 
 
 def _embed(layer, x: Tensor) -> tuple[Tensor, int, int]:

@@ -1,8 +1,14 @@
-"""Pickles that may hold a few harmless types beside weights, and nothing else."""
+"""What files may hold beside weights: the harmless types that trainers leave in them, no others.
+
+torch's ``weights_only`` reads tensors and plain containers. Real checkpoints also hold mmengine's
+curves of losses, NumPy's numbers, the arguments of a command line, settings and paths. Here is what
+is made of each; where the real type could do harm, something less takes its place.
+"""
 import codecs
 import pickle
 from argparse import Namespace
-from importlib import import_module
+from collections import OrderedDict
+from pathlib import PurePosixPath, PureWindowsPath
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,6 +17,23 @@ from mmengine.logging import HistoryBuffer
 
 # Before torch 2.6, ``weights_only`` knows no types but its own, or not under another name.
 EXTENDABLE = hasattr(torch.serialization, 'get_unsafe_globals_in_checkpoint')
+NUMBERS = ('b1', 'i1', 'i2', 'i4', 'i8', 'u1', 'u2', 'u4', 'u8', 'f2', 'f4', 'f8', 'c8', 'c16')
+
+
+def _dtype(code: str, *_) -> np.dtype:
+    """NumPy's dtypes of numbers, the shared ones, which no state in a file can change.
+
+    A copy, which the real function makes, takes any state: said to have fields of objects, the
+    bytes of an array would be taken for pointers.
+    """
+    if code not in NUMBERS:
+        raise pickle.UnpicklingError(f'Unsupported global: GLOBAL numpy.dtype of {code!r}')
+    return np.dtype(code)
+
+
+def _empty_array(*_) -> np.ndarray:
+    """What is made of an array before its state, dtype and bytes, is set and checked by NumPy."""
+    return np.empty(0, 'b')
 
 
 def _statistic(owner: type, name: str):
@@ -23,30 +46,52 @@ def _statistic(owner: type, name: str):
     return getattr(owner, name)
 
 
-_MULTIARRAY = import_module(
-    'numpy.core.multiarray' if np.__version__.startswith('1.') else 'numpy._core.multiarray')
-# What trainers keep beside tensors. mmengine 0.10: curves of losses, as NumPy arrays, and its seed
-# (open-mmlab/mmengine#1655); timm's and others' scripts: their arguments. An entry is a type, or
-# (object, name) where files have another name for it.
-SAFE_TYPES = [
-    HistoryBuffer, Namespace, np.ndarray, np.dtype,
-    *(getattr(np.dtypes, f'{kind}DType') for kind in
-      ('Float64', 'Float32', 'Float16', 'Int64', 'Int32', 'Int16', 'Int8', 'UInt8', 'Bool')),
-    (_statistic, 'builtins.getattr'),
-    # NumPy 1 and 2 name the same function differently in the files they write.
-    *((getattr(_MULTIARRAY, function), f'numpy.{core}.multiarray.{function}')
-      for function in ('_reconstruct', 'scalar') for core in ('core', '_core')),
-]
+def _plain_dict(*_) -> dict:
+    """A dict with a default; the default is not kept."""
+    return {}
+
+
+_SCALAR = np.float64(0).__reduce__()[0]
+# By the names that files use, which are not always those of today's modules.
+KNOWN = {
+    'mmengine.logging.history_buffer.HistoryBuffer': HistoryBuffer,
+    'builtins.getattr': _statistic,
+    'numpy.dtype': _dtype,
+    'numpy.ndarray': _empty_array,
+    # NumPy 1 and 2 name the same functions differently in the files they write.
+    **{f'numpy.{core}.multiarray.{name}': made for core in ('core', '_core')
+       for name, made in [('_reconstruct', _empty_array), ('scalar', _SCALAR)]},
+    # timm, DeiT, and whatever keeps its command line.
+    'argparse.Namespace': Namespace,
+    # Settings, as plain dicts: yacs (Swin, detectron2), mmcv, mmengine, Lightning, easydict.
+    **dict.fromkeys([
+        'yacs.config.CfgNode', 'fvcore.common.config.CfgNode', 'detectron2.config.config.CfgNode',
+        'mmcv.utils.config.ConfigDict', 'mmengine.config.config.ConfigDict', 'addict.addict.Dict',
+        'easydict.EasyDict', 'pytorch_lightning.utilities.parsing.AttributeDict',
+        'lightning_fabric.utilities.data.AttributeDict',
+        'lightning.fabric.utilities.data.AttributeDict'], OrderedDict),
+    'collections.defaultdict': _plain_dict,
+    **{f'builtins.{kind.__name__}': kind for kind in (int, float, list, dict)},
+    # Paths that any system can read, whichever wrote them; Python 3.13 names them otherwise.
+    **{f'{module}.{prefix}{kind.__name__[4:]}': kind for module in ('pathlib', 'pathlib._local')
+       for prefix in ('', 'Pure') for kind in (PurePosixPath, PureWindowsPath)},
+}
+# torch sets the state only of objects whose type it was told. A pickle's names have a dot, so that
+# no file can name these.
+WITH_STATE = {kind.__name__: kind
+              for kind in {np.ndarray, *(type(np.dtype(code)) for code in NUMBERS)}}
 
 
 def register_safe_types() -> None:
-    """Let ``torch.load`` with ``weights_only``, torch's default since 2.6, read these types.
+    """Let ``torch.load`` with ``weights_only`` read them, for everyone in this process.
 
-    The toolkits' own readers (``init_detector``, ``init_model``, inferencers, ``tools/test.py``)
-    call it with that default, and otherwise fail on mmengine's checkpoints.
+    The toolkits' own tools load with torch.load, whose default that is since torch 2.6; older
+    torch cannot be told.
     """
     if EXTENDABLE:
-        torch.serialization.add_safe_globals(SAFE_TYPES)
+        # Pairs, which no ``safe_globals([Namespace])`` of others takes away when it ends.
+        torch.serialization.add_safe_globals(
+            [(made, name) for name, made in {**KNOWN, **WITH_STATE}.items()])
 
 
 def load(path) -> object:
@@ -56,23 +101,19 @@ def load(path) -> object:
         path: Path of the file.
 
     Raises:
-        pickle.UnpicklingError: If it names anything that is not in ``SAFE_TYPES``.
+        pickle.UnpicklingError: If it names something that is not allowed.
     """
     if EXTENDABLE:
-        with torch.serialization.safe_globals(SAFE_TYPES):
-            return torch.load(path, map_location='cpu', weights_only=True)
-    return torch.load(path, map_location='cpu', weights_only=False,
-                      pickle_module=_restricted_pickle())
+        register_safe_types()  # somebody may have cleared the list
+        return torch.load(path, map_location='cpu', weights_only=True)
+    return torch.load(path, map_location='cpu', weights_only=False, pickle_module=_restricted())
 
 
-def _restricted_pickle() -> SimpleNamespace:
+def _restricted() -> SimpleNamespace:
     """What torch.load needs of the module pickle, with a reader that finds no other names."""
-    known = dict(torch._weights_only_unpickler._get_allowed_globals())
-    known['_codecs.encode'] = codecs.encode  # makes bytes, and torch >= 2.6 allows it, too
-    for entry in SAFE_TYPES:
-        value, name = entry if isinstance(entry, tuple) else (
-            entry, f'{entry.__module__}.{entry.__qualname__}')
-        known[name] = value
+    # torch >= 2.6 allows the encoding, which makes bytes, too.
+    known = {'_codecs.encode': codecs.encode, **KNOWN,
+             **torch._weights_only_unpickler._get_allowed_globals()}
 
     class Unpickler(pickle.Unpickler):
 

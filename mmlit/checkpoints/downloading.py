@@ -1,130 +1,132 @@
 """Files from the web, whole or not at all, in torch hub's cache."""
-import datetime
 import hashlib
 import http.client
+import ipaddress
 import re
 import sys
 import tempfile
-import urllib.error
 import urllib.request
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote, urldefrag, urlsplit
 
 import torch
 from tqdm import tqdm
 
 from mmlit.errors import CheckpointError
 
+from .pretrained import PUBLISHED
+from .stamps import CHUNK, check_stamp, sha256
 from .writing import replace_when_whole
 
-CHUNK = 2**20  # bytes
 TIMEOUT = 60  # seconds without any data
-# OpenMMLab's and torch hub's custom: the file's name ends with the beginning of its SHA-256.
-STAMP = re.compile(r'-([0-9a-f]{8,64})\.\w+$')
-LOOPBACK = ('127.0.0.1', 'localhost', '::1')
+LONGEST_NAME = 100  # characters, far below what file systems take
+BY_URL = {entry.url: entry for entry in PUBLISHED}
 
 
 def download(url: str) -> Path:
     """The file behind a URL, from torch hub's cache or, the first time, from the web.
 
     It is downloaded beside its place and gets its name once it has the size that the server
-    announced and, where its name carries one (``litv2_s-0a1b2c3d.pth``), the hash.
+    announced and the hash that is known of it (:func:`_check`).
 
     Args:
-        url: https; http on this machine only.
+        url: https; also http on this machine itself.
 
     Returns:
-        Its path, see :func:`cached_path`. A file that is there needs no connection.
+        Its path, which :func:`cached_path` tells. A file that is there needs no connection.
 
     Raises:
-        CheckpointError: If the URL is not https, the server does not answer, breaks off, sends
-            another file, or sends on to an address that is not https.
+        CheckpointError: If the server does not answer, breaks off, sends another file or sends
+            elsewhere than to https; if the file is another than its hash says.
     """
     _check_scheme(url)
     target = cached_path(url)
     if target.is_file():
+        _check(target, url, target)
         return target
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix='.download.', dir=target.parent) as folder:
-        partial = Path(folder) / target.name
-        try:
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix='.download.', dir=target.parent) as folder:
+            partial = Path(folder) / target.name
             size = _fetch(url, partial)
-        except (OSError, http.client.HTTPException, ValueError) as e:
-            raise CheckpointError(
-                f'could not download {url}: {e}. Without a connection, put the file at {target}.'
-            ) from None
-        received = partial.stat().st_size
-        if size is not None and received != size:
-            raise CheckpointError(f'the download of {url} broke off after {received} of {size} '
-                                  'bytes; nothing was kept. Try again.')
-        try:
-            check_stamp(partial)
-        except CheckpointError as e:
-            raise CheckpointError(f'{url} sent another file than its name says: {e}; nothing was '
-                                  'kept') from None
-        replace_when_whole(partial, target)
+            received = partial.stat().st_size
+            if size is not None and received != size:
+                raise CheckpointError(f'the download of {url} broke off after {received} of {size} '
+                                      'bytes; nothing was kept. Try again.')
+            _check(partial, url, url)
+            replace_when_whole(partial, target)
+    except (OSError, ValueError, http.client.HTTPException) as e:
+        raise CheckpointError(
+            f'could not download {url}: {e}. Without a connection, put the file at {target}.'
+        ) from None
     return target
 
 
 def cached_path(url: str) -> Path:
-    """Where the file behind a URL is kept: ``checkpoints/mmlit/HASH/NAME`` in torch hub's folder.
+    """Where the file behind a URL lies, or would.
 
-    Names such as ``model.safetensors`` are given to many files, so HASH is the beginning of the
-    SHA-256 of the whole URL. NAME has no character in it that a file system takes for a path.
+    Published weights (:data:`.pretrained.PUBLISHED`) lie in torch hub's own cache under their own
+    name, as torch.hub puts them. The last part of another URL says too little: before it stands a
+    hash of the whole.
     """
-    name = unquote(urlsplit(url).path).replace('\\', '/').rstrip('/').rpartition('/')[2]
-    name = re.sub(r'[^\w.+-]', '_', name)[-100:].lstrip('.') or 'checkpoint'
-    key = hashlib.sha256(url.encode()).hexdigest()[:16]
-    return Path(torch.hub.get_dir()) / 'checkpoints' / 'mmlit' / key / name
+    url = urldefrag(url).url  # what follows a # never reaches a server
+    # Taken apart after unquoting, for %2F is a slash too.
+    name = re.split(r'[/\\]', unquote(urlsplit(url).path))[-1]
+    cache = Path(torch.hub.get_dir()) / 'checkpoints'
+    if url in BY_URL:
+        return cache / name
+    return cache / f'{hashlib.sha256(url.encode()).hexdigest()[:20]}_{_plain(name)}'
 
 
-def check_stamp(path: Path) -> None:
-    """Compare a file with the beginning of its hash, if its name ends with one.
-
-    Raises:
-        CheckpointError: If they differ.
-    """
-    stamp = STAMP.search(path.name)
-    if not stamp or _is_date(stamp[1]):
-        return
-    with open(path, 'rb') as file:
-        digest = hashlib.file_digest(file, 'sha256').hexdigest() if hasattr(
-            hashlib, 'file_digest') else hashlib.sha256(file.read()).hexdigest()
-    if not digest.startswith(stamp[1]):
-        raise CheckpointError(
-            f'{path.name} is another file than its name says: its SHA-256 begins with '
-            f'{digest[:len(stamp[1])]}, not {stamp[1]}')
+def _plain(name: str) -> str:
+    """A name that every file system takes; its end, with stamp and suffix, stays."""
+    return re.sub(r'[^\w.\-]', '_', name, flags=re.ASCII)[-LONGEST_NAME:].rstrip('.')
 
 
-def _is_date(stamp: str) -> bool:
-    """Names such as ``model-20240131.pth`` end with a day, not with a hash."""
-    try:
-        return 1990 <= datetime.datetime.strptime(stamp, '%Y%m%d').year <= 2100
-    except ValueError:
-        return False
+def _check(path: Path, url: str, source: str | Path) -> None:
+    """Compare a file with what is known of the one behind its URL."""
+    check_stamp(path, source)
+    known = BY_URL[url].sha256 if url in BY_URL else None
+    if known and (digest := sha256(path)) != known:
+        raise CheckpointError(f'{source} is not the published file: its SHA-256 is {digest}, not '
+                              f'{known}. Remove it to download it anew.')
 
 
 def _check_scheme(url: str) -> None:
-    parts = urlsplit(url)
-    if parts.scheme != 'https' and not (parts.scheme == 'http' and parts.hostname in LOOPBACK):
-        raise CheckpointError(f'{url} is not https: on the way, anyone could put another file in '
-                              'its place. Use https, or download it and give its path')
+    try:
+        parts = urlsplit(url)
+        host = parts.hostname or ''
+    except ValueError as e:
+        raise CheckpointError(f'{url} is no URL: {e}') from None
+    if parts.scheme == 'https' or (parts.scheme == 'http' and _is_here(host)):
+        return
+    advice = {'http': 'http is neither encrypted nor authentic: use https',
+              'file': 'give its path'}.get(parts.scheme, 'give a path or an https URL')
+    raise CheckpointError(f'{url} is not downloaded: {advice}')
 
 
-class _SafeRedirects(urllib.request.HTTPRedirectHandler):
+def _is_here(host: str) -> bool:
+    """Whether a host is this machine itself."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == 'localhost'
 
-    def redirect_request(self, req, fp, code, msg, headers, newurl):
-        try:
-            _check_scheme(newurl)
-        except CheckpointError as e:
-            raise urllib.error.URLError(f'it sends on to another address, but {e}') from None
-        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+class _Redirects(urllib.request.HTTPRedirectHandler):
+    """Follows redirects to what could have been asked for itself."""
+
+    def redirect_request(self, request, fp, code, message, headers, url):
+        _check_scheme(url)
+        if not _is_here(urlsplit(request.full_url).hostname) and _is_here(urlsplit(url).hostname):
+            raise CheckpointError(f'{request.full_url} sends to this machine itself, {url}')
+        return super().redirect_request(request, fp, code, message, headers, url)
 
 
 def _fetch(url: str, path: Path) -> int | None:
     """Write what a URL sends; return the size that the server announced."""
     request = urllib.request.Request(url, headers={'User-Agent': 'mmlit'})
-    opener = urllib.request.build_opener(_SafeRedirects)
+    opener = urllib.request.build_opener(_Redirects)
     with opener.open(request, timeout=TIMEOUT) as answer, open(path, 'wb') as file:
         length = answer.headers.get('Content-Length')
         size = int(length) if length else None

@@ -33,7 +33,10 @@ def to_dense(backbone: Mapping[str, Tensor], rest: Mapping[str, Tensor]) -> dict
 
 def to_official(backbone: Mapping[str, Tensor], rest: Mapping[str, Tensor]) -> dict:
     """The official release's classifier (``model``), or its detector or segmentor
-    (``state_dict``), which is what weights beside those of a classifier are taken for.
+    (``state_dict``), which is what a model without a linear ``head`` is taken for.
+
+    Of a classifier, what a training has beside it (AutoMix's mixing block, second network and norm
+    of another stage) has no place in the release, and is left out.
 
     The release has no layer scale: it is folded into the linears before it, which is always
     possible, for only dropout stands between.
@@ -47,7 +50,9 @@ def to_official(backbone: Mapping[str, Tensor], rest: Mapping[str, Tensor]) -> d
     head = {k: v for k, v in rename(rest, PLAIN_HEAD).items() if k.startswith('head.')}
     others = _without_head(rest)
     norms = {k.split('.')[0] for k in state if re.match(r'norm\d\.', k)}
-    if norms == {'norm3'} and not others:
+    is_classifier = bool(head) and set(head) <= {'head.weight', 'head.bias'}
+    if 'norm3' in norms and (is_classifier or (norms == {'norm3'} and not others)):
+        state = {k: v for k, v in state.items() if not re.match(r'norm[012]\.', k)}
         return dict(model={**rename(state, [(r'^norm3\.', 'norm.')]), **head})
     return dict(state_dict={**{f'backbone.{k}': v for k, v in state.items()}, **others})
 

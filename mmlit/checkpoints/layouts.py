@@ -1,6 +1,6 @@
 """Names of weights in other codebases -> mmlit's names. Pure functions over state dicts."""
 import re
-from collections.abc import Mapping
+from collections.abc import Container, Iterable, Mapping
 
 import torch
 from torch import Tensor
@@ -9,12 +9,13 @@ from mmlit.errors import CheckpointError
 
 State = dict[str, Tensor]
 
-
 # What wrappers of modules put into names: torch.compile, FSDP, activation checkpointing.
 WRAPPERS = re.compile(r'(^|\.)(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)(?=\.)')
-# Of several backbones in one file, this is the one that makes predictions (AutoMix: `backbone`
-# beside `backbone_k` and others).
-MAIN = re.compile(r'^(module\.|model\.)*backbone\.(module\.)?$')
+# Of several backbones in one file, the one that makes predictions (AutoMix: `backbone` beside
+# `backbone_k` and others), or else the one that learns, of which another is the average (MoCo).
+MAIN = (re.compile(r'(module\.|model\.)*backbone\.(module\.)?'),
+        re.compile(r'(module\.|model\.)*encoder_q\.(0\.)?'))
+COUNTERS = ('n_averaged', 'steps')  # of the averages that torch and mmengine keep
 
 
 def convert(state: Mapping[str, Tensor],
@@ -38,7 +39,7 @@ def convert(state: Mapping[str, Tensor],
     prefix, others = _prefix(state, prefix)
     own = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
     # Around the backbone stands the whole model, perhaps in wrappers of its own (``module.``).
-    outer = re.sub(r'(backbone|encoder)\.(module\.)?$', '', prefix)
+    outer = around(prefix)
     rest = {k.removeprefix(outer): v for k, v in state.items()
             if not k.startswith(prefix) and k.startswith(outer if others else '')}
     # In files of the official classifier, and of backbones alone, heads stand beside the stages.
@@ -56,13 +57,55 @@ def is_average(name: str) -> bool:
     return name.startswith('ema_') and '.' not in name
 
 
-def unwrap(state: Mapping[str, Tensor]) -> State:
+def around(prefix: str) -> str:
+    """The prefix of the whole model around a backbone."""
+    return re.sub(r'(^|(?<=\.))(backbone\w*|encoder(_[qk](\.0)?)?)\.(module\.)?$', '', prefix)
+
+
+def unwrap(state: Mapping[str, Tensor], keep: Container[str] = ()) -> State:
     """Names without what ``torch.compile``, FSDP and activation checkpointing put into them, and
-    without the counters of averaged models."""
+    without the counters of averaged models, except for those to ``keep``."""
     names = {k: WRAPPERS.sub(r'\1', k).replace('..', '.').lstrip('.') for k in state}
     if len(set(names.values())) < len(names):
         return dict(state)  # what looks like a wrapper's name is one of the model's own
-    return {names[k]: v for k, v in state.items() if k not in ('n_averaged', 'steps')}
+    return {names[k]: v for k, v in state.items() if k not in COUNTERS or k in keep}
+
+
+def select(state: Mapping[str, Tensor], prefix: str) -> State:
+    """The weights whose names begin with a prefix, without it.
+
+    Args:
+        state: Weights of a whole model.
+        prefix: Such as 'teacher.', with the last dot or without.
+
+    Raises:
+        CheckpointError: If there are none.
+    """
+    prefix = f'{prefix.rstrip(".")}.'
+    found = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+    if not found:
+        raise CheckpointError(f'no backbone stands under prefix={prefix!r}; names begin with '
+                              f'{sorted({k.split(".")[0] + "." for k in state})[:8]}')
+    return found
+
+
+def choose(prefixes: Iterable[str]) -> str:
+    """Of several copies of a model in one file, the main one.
+
+    Raises:
+        CheckpointError: If there is none.
+    """
+    found = sorted(prefixes)
+    if len(found) == 1:
+        return found[0]
+    for main in MAIN:
+        chosen = [p for p in found if main.fullmatch(p)]
+        if len(chosen) == 1:
+            return chosen[0]
+    example = around(found[0]) or found[0]
+    raise CheckpointError(f'it holds several backbones, under {found}: say which, with '
+                          f'prefix={example!r} in load_checkpoint, or in init_cfg='
+                          "dict(type='Pretrained', ...)")
 
 
 def adapt_channels(weight: Tensor, channels: int) -> Tensor:
@@ -79,9 +122,10 @@ def adapt_channels(weight: Tensor, channels: int) -> Tensor:
     Returns:
         Shape (C_out, channels, k, k).
     """
+    exact = weight.to(torch.promote_types(weight.dtype, torch.float32))
     if channels == 1:
-        return weight.sum(dim=1, keepdim=True)
-    return weight[:, [i % 3 for i in range(channels)]] * (3 / channels)
+        return exact.sum(dim=1, keepdim=True).to(weight.dtype)
+    return (exact[:, [i % 3 for i in range(channels)]] * (3 / channels)).to(weight.dtype)
 
 
 def _prefix(state: Mapping[str, Tensor], wanted: str | None) -> tuple[str, list[str]]:
@@ -89,20 +133,15 @@ def _prefix(state: Mapping[str, Tensor], wanted: str | None) -> tuple[str, list[
     found = sorted({m[1] for k in state if (m := re.match(r'(.*?)patch_embed1?\.proj', k))})
     if not found:
         raise _unknown(state)
+    candidates = found
     if wanted:
-        wanted = wanted.rstrip('.') + '.'
-        chosen = [p for p in found if p.startswith(wanted)]
-        if not chosen:
+        wanted = f'{wanted.rstrip(".")}.'
+        candidates = [p for p in found if p.startswith(wanted)]
+        if not candidates:
             raise CheckpointError(f'no backbone stands under prefix={wanted!r}; there are some '
                                   f'under {found}')
-    else:
-        chosen = found if len(found) == 1 else [p for p in found if MAIN.match(p)]
-    if len(chosen) != 1:
-        several = chosen or found
-        raise CheckpointError(f'it holds several backbones, under {several}: say which, with '
-                              f'prefix={several[0]!r} in load_checkpoint, or in init_cfg='
-                              "dict(type='Pretrained', ...)")
-    return chosen[0], [p for p in found if p != chosen[0]]
+    chosen = choose(candidates)
+    return chosen, [p for p in found if p != chosen]
 
 
 def from_official(state: Mapping[str, Tensor]) -> State:

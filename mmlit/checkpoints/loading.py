@@ -1,7 +1,8 @@
 """Filling a model from a checkpoint of any known layout; nothing is left out in silence."""
 import logging
 import re
-from collections.abc import Iterable
+from collections import OrderedDict, defaultdict
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import torch
@@ -11,40 +12,45 @@ from torch import Tensor, nn
 from mmlit.errors import CheckpointError
 
 from . import meta
-from .layouts import State, adapt_channels, convert, is_average, unwrap
+from .layouts import State, adapt_channels, around, choose, convert, is_average, select, unwrap
 from .reading import read_checkpoint, state_dict_of
+from .weights import check_weights
 
 OUTPUT_NORM = re.compile(r'norm\d\.')
 FIRST_WEIGHT = 'patch_embed.proj.weight'
-MERGING = '.downsample.dconv.'  # in the names of LITv2, and of no other model
+COUNT = '.num_batches_tracked'  # which older checkpoints lack
 OWN_NAMES = "the model's own"
+BACKBONE = re.compile(r'(?:[\w.]*?\.)?backbone\w*\.')
+HEADS = ('head.', 'fc.', 'classifier.')  # of models that are no more than a backbone and a head
 
 
 def load_checkpoint(model: nn.Module, source: str | Path, strict: bool = False,
                     prefix: str | None = None) -> dict:
     """Load a model from a checkpoint of any known layout.
 
-    The backbone is filled wholly, or nothing is. What may differ, unless ``strict``, is reported
+    Backbones are filled wholly, or nothing is. What may differ, unless ``strict``, is reported
     in one line: norms of outputs (an ImageNet model has one, a dense backbone up to four), heads
     and necks that the checkpoint lacks or has in another size, which stay as they are, and the
     channels of the images, from three of them to any other number
-    (:func:`mmlit.checkpoints.layouts.adapt_channels`).
+    (:func:`mmlit.checkpoints.layouts.adapt_channels`). In a model of several backbones, a student
+    and its teacher say, each gets the one of a checkpoint that has only one.
 
     Names that equal the model's own need no layout: any model may be filled from its own file.
 
     Args:
         model: A LITv2, or a model with one as ``backbone`` (mmlit's classifier, openmixup's,
-            detectors and segmentors).
+            detectors and segmentors); any other, from its own names.
         source: Path or URL of a checkpoint of the official release, openmixup, timm or mmlit.
         strict: Whether every weight must match, as to test or to resume.
-        prefix: Which backbone of several in the file, such as 'teacher.backbone.'.
+        prefix: Takes only names that begin with it, of several backbones say 'teacher.'.
 
     Returns:
         The whole checkpoint, as read.
 
     Raises:
         CheckpointError: If the file cannot be read, holds numbers that are not finite in the
-            model's dtype, or does not fit; the message names what and why.
+            model's dtype, or does not fit; the message names what and why, and the model is as it
+            was.
     """
     checkpoint = read_checkpoint(source)
     fill_model(model, checkpoint, source, strict, prefix=prefix)
@@ -60,66 +66,236 @@ def fill_model(model: nn.Module, checkpoint: dict, source: str | Path, strict: b
         checkpoint: What :func:`read_checkpoint` returned.
         source: Where it came from, for messages.
         strict: As there.
-        resume: Whether a training goes on: settings that change what the weights mean, but not
-            their shapes, are then refused; else a warning names them.
+        resume: Whether a training goes on: ``strict``, and settings that change what the weights
+            mean, but not their shapes, are refused; else a warning names them.
         prefix: As there.
     """
-    own = {k: v for k, v in model.state_dict().items() if isinstance(v, Tensor)}
+    strict = strict or resume
+    weights = {k: v for k, v in model.state_dict().items() if isinstance(v, Tensor)}
+    real = _names_in(weights)
+    own = {name: weights[k] for name, k in real.items()}
     notes = []
     try:
+        _check_targets(own)
         state = state_dict_of(checkpoint)
+        check_weights(state)
+        state = unwrap(state, keep=own)
         _check_settings(model, checkpoint, resume, notes)
-        layout, state, expected = _match(own, state, strict, prefix, notes)
+        layout, state = _in_own_names(select(state, prefix) if prefix else state, own, strict)
+        state = _without_averages(state, own, resume, notes)
     except CheckpointError as e:
         raise CheckpointError(f'checkpoint {source}: {e}') from None
+    expected = own
+    if not strict:
+        state, expected = _adapt(state, own, notes)
+    state = _with_twins(state, own)
     _check_fit(state, expected, source, layout)
     try:
-        state = {k: _as_in_model(k, v, own[k]) for k, v in state.items()}
+        _check_twins(state, own)
+        _copy(model, {real[k]: _as_in_model(k, v, own[k]) for k, v in state.items()})
     except CheckpointError as e:
         raise CheckpointError(f'checkpoint {source}: {e}') from None
-    model.load_state_dict(state, strict=False)
     message = '; '.join([f'{source}: loaded {len(state)} weights, {layout} layout', *notes])
     print_log(message, logger='current', level=logging.WARNING if notes else logging.INFO)
 
 
-def _match(own: State, state: State, strict: bool, prefix: str | None,
-           notes: list[str]) -> tuple[str, State, State]:
-    """Name of the layout, the weights to load in the model's names, and those they have to fill."""
-    whole = any(k.startswith('backbone.') for k in own)
-    start = 'backbone.' if whole else ''
-    theirs = _in_own_names(own, state, start) if prefix is None else None
-    if theirs is not None:
-        layout = 'mmlit' if any(MERGING in k for k in own) else OWN_NAMES
-        backbone = {k.removeprefix(start): v for k, v in theirs.items() if k.startswith(start)}
-        rest = {k: v for k, v in theirs.items() if whole and not k.startswith(start)}
-    elif not any(MERGING in k for k in own):
-        raise CheckpointError(_explain_names(own, state))
-    else:
-        layout, backbone, rest = convert(state, prefix)
-    own_backbone = {k.removeprefix(start): v for k, v in own.items() if k.startswith(start)}
-    own_rest = {k: v for k, v in own.items() if whole and not k.startswith(start)}
-    rest = _rename_head(rest, own_rest)
-    if not strict:
-        backbone, own_backbone = _adapt_backbone(backbone, own_backbone, notes)
-        rest, own_rest = _adapt_rest(rest, own_rest, notes)
-    elif not whole:
-        rest = {}
-    return (layout, {**{start + k: v for k, v in backbone.items()}, **rest},
-            {**{start + k: v for k, v in own_backbone.items()}, **own_rest})
+def _names_in(weights: State) -> dict[str, str]:
+    """The names of a model's weights without those of wrappers around it -> with them."""
+    plain = list(unwrap(weights, keep=weights))
+    if all(k.startswith('module.') for k in plain):
+        plain = [k.removeprefix('module.') for k in plain]
+    return dict(zip(plain, weights, strict=True))
 
 
-def _in_own_names(own: State, state: State, start: str) -> State | None:
-    """The weights, if their names are the model's own: those of its backbone at least."""
-    needed = {k for k in own if k.startswith(start) and not k.endswith('.num_batches_tracked')}
-    for names in (state, unwrap(state), _without_module(unwrap(state))):
-        if needed <= set(names):
-            # A model without the hook that keeps averages has no place for them.
-            return {k: v for k, v in names.items() if k in own or not is_average(k)}
+def _in_own_names(state: State, own: Mapping[str, Tensor], strict: bool) -> tuple[str, State]:
+    """Bring a checkpoint into the names of the model.
+
+    Args:
+        state: The checkpoint's weights.
+        own: The model's.
+        strict: Whether each backbone of the model must have one of its own in the checkpoint.
+
+    Returns:
+        What the names were; the weights.
+    """
+    prefixes = _backbones(own)
+    is_lit = [p for p in prefixes if p + FIRST_WEIGHT in own]
+    layout = 'mmlit' if is_lit else OWN_NAMES
+    core = _core(own, prefixes)
+    twins = _twins(own)
+    start = _start(state, core, twins)
+    if start is not None:
+        state = {k.removeprefix(start): v for k, v in state.items()}
+        return layout, _rename_heads(state, own)
+    if not is_lit:
+        backbone = prefixes[0]
+        start = backbone and _start(state, [k.removeprefix(backbone) for k in core], {})
+        if start is None or not backbone:
+            raise CheckpointError(_explain_names(own, state))
+        state = {k.removeprefix(start): v for k, v in state.items()}
+        return layout, _placed(state, {}, prefixes, own)
+    layout, backbone, rest = convert(state)
+    if strict:
+        is_lit = is_lit[:1]
+    if is_lit == ['']:  # a backbone alone, for which heads are no difference
+        return layout, {**({} if strict else rest), **backbone}
+    return layout, _placed(backbone, rest, is_lit, own)
+
+
+def _backbones(own: Iterable[str]) -> list[str]:
+    """What stands before the names of a model's backbones; first the one that it shows."""
+    lit = {k.removesuffix(FIRST_WEIGHT) for k in own if f'.{k}'.endswith(f'.{FIRST_WEIGHT}')}
+    others = {m[0] for k in own if (m := BACKBONE.match(k))}
+    found = lit | {p for p in others if not any(inner.startswith(p) for inner in lit)}
+    return sorted(found, key=lambda p: (p != 'backbone.', p)) or ['']
+
+
+def _core(own: Mapping[str, Tensor], backbones: list[str]) -> list[str]:
+    """Weights of the backbones that every checkpoint of the model has."""
+    optional = OUTPUT_NORM if any(p + FIRST_WEIGHT in own for p in backbones) else None
+    core = []
+    for name in own:
+        prefix = next((p for p in backbones if name.startswith(p)), None)
+        if prefix is None or name.endswith(COUNT) or is_average(name):
+            continue
+        inner = name.removeprefix(prefix)
+        if optional.match(inner) if optional else not prefix and inner.startswith(HEADS):
+            continue
+        core.append(name)
+    return core
+
+
+def _start(state: State, core: list[str], twins: Mapping[str, tuple[str, ...]]) -> str | None:
+    """What stands in a checkpoint before the names of the model; None if they are not there."""
+    for probe in core:
+        starts = {k.removesuffix(probe) for k in state if f'.{k}'.endswith(f'.{probe}')}
+        starts = [s for s in starts
+                  if all(any(s + t in state for t in twins.get(k, (k, ))) for k in core)]
+        if starts:
+            return '' if '' in starts else choose(starts)
     return None
 
 
-def _without_module(state: State) -> State:
-    return {k.removeprefix('module.'): v for k, v in state.items()}
+def _placed(backbone: State, rest: State, prefixes: list[str], own: Mapping[str, Tensor]) -> State:
+    """One backbone, and what stood around it, in the place of each backbone of the model."""
+    out, placed = {}, set()
+    for prefix in prefixes:
+        outer = around(prefix)
+        around_it = _rename_head(rest, {k.removeprefix(outer) for k in own if k.startswith(outer)})
+        for old, name in zip(rest, around_it, strict=True):
+            if outer + name in own:
+                out[outer + name] = rest[old]
+                placed.add(old)
+    out.update({k: v for k, v in rest.items() if k not in placed})
+    out.update({p + k: v for p in prefixes for k, v in backbone.items()})
+    return out
+
+
+def _without_averages(state: State, own: Mapping[str, Tensor], resume: bool,
+                      notes: list[str]) -> State:
+    """Leave out the copies of mmcv's EMAHook that a model without the hook has no place for."""
+    averages = [k for k in state if k not in own and is_average(k)]
+    if averages and resume:
+        raise CheckpointError(f'it holds moving averages ({_names(averages)}), for which this '
+                              'model has no place: resume with the EMAHook of its training')
+    if averages:
+        notes.append(f'left out {len(averages)} copies of an EMAHook')
+    return {k: v for k, v in state.items() if k not in averages}
+
+
+def _adapt(state: State, own: State, notes: list[str]) -> tuple[State, State]:
+    """Leave aside what may differ; fit the first layer to the images.
+
+    Returns:
+        What is to be loaded, and the weights of the model that it has to fill.
+    """
+    prefixes = _backbones(own)
+    core = {*_core(own, prefixes)}
+    norms = {p + k for p in prefixes if p + FIRST_WEIGHT in own for k in
+             (n.removeprefix(p) for n in (*own, *state) if n.startswith(p)) if OUTPUT_NORM.match(k)}
+    for prefix in prefixes:
+        name = prefix + FIRST_WEIGHT
+        if name in state and name in own and state[name].ndim == 4:
+            channels = own[name].shape[1]
+            if state[name].shape[1] == 3 != channels:
+                state[name] = adapt_channels(state[name], channels)
+                how = 'its sum over RGB' if channels == 1 else f'RGB in turn, times 3/{channels}'
+                notes.append(f'images have {channels} channels, not 3: {name} is {how}')
+    filled = {t for k, twins in _twins(own).items() if k in state for t in twins}
+    unused = [k for k in state if k not in own]
+    no_output = [k for k in unused if k in norms]
+    # What a backbone has no place for is no head: it is of another arch.
+    foreign = [k for k in unused if k not in norms and any(
+        k.startswith(p) if p else _in_backbone(k, own) for p in prefixes)]
+    new = [k for k in own if k not in state and k not in core and k not in filled
+           and not k.endswith(COUNT)]
+    resized = [k for k in state if k in own and k not in core and k not in norms
+               and state[k].shape != own[k].shape]
+    if no_output:
+        notes.append(f'no output of this model needs {_names(no_output)}')
+    if resized:
+        theirs, ours = (tuple(t[resized[0]].shape) for t in (state, own))
+        notes.append(f'of another size, so left as they were: {_names(resized)} ({theirs} there, '
+                     f'{ours} here)')
+    if new:
+        notes.append(f'not in it, so left as they were: {_names(new)}')
+    no_place = [k for k in unused if k not in no_output and k not in foreign]
+    if no_place:
+        notes.append(f'this model has no place for {_names(no_place)}')
+    left = {*no_output, *no_place, *resized, *new}
+    return ({k: v for k, v in state.items() if k not in left},
+            {k: v for k, v in own.items() if k not in left})
+
+
+def _in_backbone(name: str, own: State) -> bool:
+    """Whether a name is of the backbone, where nothing stands before its names."""
+    if FIRST_WEIGHT in own:
+        return name.split('.')[0] in {k.split('.')[0] for k in own}
+    return not name.startswith(HEADS)
+
+
+def _twins(own: Mapping[str, Tensor]) -> dict[str, tuple[str, ...]]:
+    """For each weight of a model that has several names, all of them."""
+    by_place = defaultdict(list)
+    for name, value in own.items():
+        if value.numel():
+            by_place[value.data_ptr(), value.shape, value.stride(), value.dtype].append(name)
+    return {k: tuple(group) for group in by_place.values() if len(group) > 1 for k in group}
+
+
+def _with_twins(state: State, own: Mapping[str, Tensor]) -> State:
+    """Give each weight of several names all of them: a checkpoint may hold one."""
+    twins = _twins(own)
+    return {t: state.get(t, v) for k, v in state.items() for t in twins.get(k, (k, ))}
+
+
+def _check_twins(state: State, own: Mapping[str, Tensor]) -> None:
+    for name, group in _twins(own).items():
+        for other in group:
+            if name in state and not torch.equal(state[name], state[other]):
+                raise CheckpointError(f'{name} and {other} are one weight in the model and two in '
+                                      'it, with different numbers')
+
+
+def _copy(model: nn.Module, ready: State) -> None:
+    """Write weights into a model, all or none of them."""
+    own = model.state_dict()
+    before = {k: own[k].detach().clone() for k in ready}
+    # With the versions of the model's modules, or they would take the names for older ones.
+    state = OrderedDict(ready)
+    state._metadata = getattr(own, '_metadata', None)
+    try:
+        unexpected = model.load_state_dict(state, strict=False).unexpected_keys
+        if unexpected:
+            raise RuntimeError(f'the model does not take {_names(unexpected)}')
+    except Exception as e:  # whatever a module's own loading may raise
+        with torch.no_grad():
+            for name, value in before.items():
+                if not torch.equal(own[name], value):
+                    own[name].copy_(value)
+        reason = str(e).strip().splitlines()
+        raise CheckpointError('its weights cannot be copied into the model, which is as it was: '
+                              f'{" ".join(line.strip() for line in reason[:3])}') from e
 
 
 def _explain_names(own: State, state: State) -> str:
@@ -129,12 +305,26 @@ def _explain_names(own: State, state: State) -> str:
 
 
 def _check_settings(model: nn.Module, checkpoint: dict, resume: bool, notes: list[str]) -> None:
+    if resume:
+        meta.check_same(model, checkpoint.get('meta'))
     differing = meta.differences(model, checkpoint.get('meta'))
-    if differing and resume:
-        raise CheckpointError(f'it was trained with other settings, with which its weights mean '
-                              f'something else: {"; ".join(differing)}. Resume with the same, or '
-                              'start a new training from it with --load-from')
     notes += [f'made with other settings: {"; ".join(differing)}'] if differing else []
+
+
+def _check_targets(own: State) -> None:
+    """Refuse a model whose weights cannot be written."""
+    for name, value in own.items():
+        if isinstance(value, nn.parameter.UninitializedTensorMixin):
+            problem = 'has no shape yet: run the model once first'
+        elif value.is_meta:
+            problem = 'is on the device meta: model.to_empty(device=...) gives it memory'
+        elif value.is_quantized:
+            problem = 'is quantized: load the weights before the model is quantized'
+        elif value.is_inference() and not torch.is_inference_mode_enabled():
+            problem = 'is an inference tensor: build the model outside of torch.inference_mode'
+        else:
+            continue
+        raise CheckpointError(f"the model's {name} cannot be filled: it {problem}")
 
 
 def _as_in_model(name: str, value: Tensor, own: Tensor) -> Tensor:
@@ -143,15 +333,14 @@ def _as_in_model(name: str, value: Tensor, own: Tensor) -> Tensor:
     Raises:
         CheckpointError: If it is then another number, or none.
     """
-    if own.is_meta or own.is_inference():
-        raise CheckpointError(f"the model's {name} cannot be filled: it is "
-                              f'{"on the device meta" if own.is_meta else "an inference tensor"}')
+    value = value.detach()
+    if own.is_floating_point() != value.is_floating_point() and own.is_floating_point() or (
+            torch.bool in (own.dtype, value.dtype) and own.dtype != value.dtype):
+        raise CheckpointError(f'{name} holds {value.dtype}, where the model has {own.dtype}')
     cast = value.to(own.dtype)  # on the CPU, where the checkpoint is
     if not own.is_floating_point():  # a counter or an index
         if not torch.equal(cast.to(value.dtype), value):
             raise CheckpointError(f'{name} holds numbers that {own.dtype} cannot hold')
-    elif not value.is_floating_point():
-        raise CheckpointError(f'{name} holds {value.dtype}, where the model has {own.dtype}')
     elif not cast.isfinite().all():
         why = ('the training that made it had failed, or the file is damaged'
                if not value.isfinite().all() else f'they are too large for {own.dtype}')
@@ -159,48 +348,8 @@ def _as_in_model(name: str, value: Tensor, own: Tensor) -> Tensor:
     return cast
 
 
-def _adapt_backbone(state: State, own: State, notes: list[str]) -> tuple[State, State]:
-    """Leave aside the norms of outputs that only one side has; fit the first layer to the images.
-
-    Returns:
-        What is to be loaded, and the weights of the model that it has to fill.
-    """
-    unused = [k for k in state if k not in own and OUTPUT_NORM.match(k)]
-    new = [k for k in own if k not in state and OUTPUT_NORM.match(k)]
-    if unused:
-        notes.append(f'no output of this model needs {_names(unused)}')
-    if new:
-        notes.append(f'not in it, so left as they were: {_names(new)}')
-    state = {k: v for k, v in state.items() if k not in unused}
-    theirs, ours = state.get(FIRST_WEIGHT), own.get(FIRST_WEIGHT)
-    if (theirs is not None and ours is not None and theirs.ndim == 4
-            and theirs.shape[1] == 3 != ours.shape[1]):
-        state[FIRST_WEIGHT] = adapt_channels(theirs, ours.shape[1])
-        what = 'its sum over RGB' if ours.shape[1] == 1 else 'that of RGB in turn, scaled'
-        notes.append(f'images have {ours.shape[1]} channels, not 3: {FIRST_WEIGHT} is {what}')
-    return state, {k: v for k, v in own.items() if k not in new}
-
-
-def _adapt_rest(state: State, own: State, notes: list[str]) -> tuple[State, State]:
-    """Leave aside heads and necks that differ; return as :func:`_adapt_backbone`."""
-    unused = [k for k in state if k not in own]
-    resized = [k for k in state if k in own and state[k].shape != own[k].shape]
-    new = [k for k in own if k not in state and not k.endswith('.num_batches_tracked')]
-    if resized:
-        theirs, ours = (tuple(t[resized[0]].shape) for t in (state, own))
-        notes.append(f'of another size, so left as they were: {_names(resized)} ({theirs} there, '
-                     f'{ours} here)')
-    if new:
-        notes.append(f'not in it, so left as they were: {_names(new)}')
-    if unused:
-        notes.append(f'this model has no place for {_names(unused)}')
-    left = {*unused, *resized, *new}
-    return ({k: v for k, v in state.items() if k not in left},
-            {k: v for k, v in own.items() if k not in left})
-
-
 def _check_fit(state: State, own: State, source, layout: str) -> None:
-    missing = {k for k in own if k not in state and not k.endswith('.num_batches_tracked')}
+    missing = {k for k in own if k not in state and not k.endswith(COUNT)}
     unexpected = set(state) - set(own)
     wrong = {k: (state[k].shape, own[k].shape) for k in own
              if k in state and state[k].shape != own[k].shape}
@@ -235,17 +384,24 @@ def _hint(missing: set, unexpected: set, wrong: dict) -> str:
                 'window_size it was trained with.')
     if all(OUTPUT_NORM.match(k.removeprefix('backbone.')) for k in differing):
         return 'The normed outputs differ: use the out_indices it was trained with.'
+    if all(k.endswith(FIRST_WEIGHT) for k in differing):
+        return ('The channels of the images differ: only from three are weights made for another '
+                'number, and not to resume or to test.')
     return 'It was made for another arch: compare the arch of the config.'
 
 
-def _rename_head(rest: State, own: State) -> State:
+def _rename_heads(state: State, own: Mapping[str, Tensor]) -> State:
+    return dict(zip(_rename_head(state, own), state.values(), strict=True))
+
+
+def _rename_head(rest: Iterable[str], own: Iterable[str]) -> list[str]:
     """openmixup's heads keep their linear under ``fc``, plain ones do not."""
     theirs_fc = any(k.startswith('head.fc.') for k in rest)
     ours_fc = any(k.startswith('head.fc.') for k in own)
-    if theirs_fc == ours_fc:
-        return rest
+    if theirs_fc == ours_fc or not any(k.startswith('head.') for k in own):
+        return list(rest)
     old, new = ('head.fc.', 'head.') if theirs_fc else ('head.', 'head.fc.')
-    return {k.replace(old, new, 1): v for k, v in rest.items()}
+    return [k.replace(old, new, 1) if k.startswith(old) else k for k in rest]
 
 
 def _names(keys: Iterable[str]) -> str:

@@ -3,10 +3,9 @@ from collections.abc import Mapping
 
 from torch import nn
 
+from mmlit.errors import CheckpointError
+
 KEY = 'mmlit'
-# Of the `meta` of trainings: what those who use the weights need. The rest is of the training.
-KEPT = (KEY, 'dataset_meta', 'CLASSES', 'PALETTE', 'mmlit_version', 'mmengine_version',
-        'mmcv_version', 'epoch', 'iter')
 
 
 def describe(model: nn.Module) -> dict:
@@ -44,9 +43,14 @@ def differences(model: nn.Module, meta: object) -> list[str]:
             for name in ours if name in theirs and theirs[name] != ours[name]]
 
 
-def kept_meta(checkpoint: Mapping) -> dict:
-    """What of a checkpoint's ``meta`` belongs to its weights: class names, palettes, settings."""
-    meta = checkpoint.get('meta')
-    if not isinstance(meta, Mapping):
-        return {}
-    return {key: meta[key] for key in KEPT if key in meta}
+def check_same(model: nn.Module, meta: object) -> None:
+    """Refuse to go on with a training whose settings the model has otherwise.
+
+    Raises:
+        CheckpointError: If there are :func:`differences`.
+    """
+    differing = differences(model, meta)
+    if differing:
+        raise CheckpointError(f'it was trained with other settings, with which its weights mean '
+                              f'something else: {"; ".join(differing)}. Resume with the same, or '
+                              'start a new training from it with --load-from')

@@ -1,5 +1,8 @@
 """Published ImageNet weights, by name."""
+from pathlib import Path
 from typing import NamedTuple
+
+from torch import nn
 
 from mmlit.errors import CheckpointError
 
@@ -17,6 +20,7 @@ class Published(NamedTuple):
         side: Side of the images it was trained on, in pixels.
         top1: Accuracy on ImageNet-1k as published, in per cent.
         settings: Arguments of the model that differ from the defaults.
+        sha256: Of the file, where it is known; it is then checked on every load.
     """
     arch: str
     name: str
@@ -24,6 +28,7 @@ class Published(NamedTuple):
     side: int
     top1: float
     settings: dict
+    sha256: str | None = None
 
 
 # Accuracies as published: the paper's and, for its own training, openmixup's.
@@ -41,36 +46,69 @@ PUBLISHED = (
 )
 
 
-def resolve_pretrained(arch: str | None, source: str) -> tuple[str, dict | None]:
-    """Where the weights are that a user names.
+DEFAULTS = dict(alpha=0.9, init_values=0.)  # of LITv2, which `settings` differ from
+
+
+def resolve_pretrained(arch: str | None, source: str | Path) -> tuple[str, Published | None]:
+    """What a model is to be loaded from: a name of published weights becomes their URL.
 
     Args:
-        arch: 'small', 'medium', 'base', or another; None for an arch of its own.
-        source: A name of :func:`list_pretrained`, a path or a URL.
+        arch: Of the model: 'small', say; None for one of its own.
+        source: Path, URL, or a name of :func:`list_pretrained`.
 
     Returns:
-        Path or URL; and for a name, the arguments that the model has to have and that a path says
-        nothing of: ``alpha`` and ``init_values``. None for paths and URLs.
+        The path or URL, and what is known of the weights if it was a name.
 
     Raises:
-        CheckpointError: If it is a name, but not of this arch; the message lists those there are.
+        CheckpointError: If there are no weights of this name for this arch; the message lists those
+            there are.
     """
-    source = str(source)
-    if not any(source == entry.name for entry in PUBLISHED):
-        return source, None
+    if not is_name(str(source)):
+        return str(source), None
+    entry = find_pretrained(arch, str(source))
+    return entry.url, entry
+
+
+def check_settings(backbone: nn.Module, entry: Published) -> None:
+    """Check that a LITv2 is built as published weights need it, before they are downloaded.
+
+    Raises:
+        CheckpointError: If it has another split of its heads, or layer scale where they have none.
+    """
+    needed = {**DEFAULTS, **entry.settings}
+    split = [m for m in backbone.modules() if hasattr(m, 'l_heads') and m.window_size > 1]
+    wrong = {}
+    if any(m.l_heads != int((m.l_heads + m.h_heads) * needed['alpha']) for m in split):
+        wrong['alpha'] = 'the heads are split otherwise between Hi-Fi and Lo-Fi'
+    has_scale = any(name.endswith('.gamma2') for name, _ in backbone.named_parameters())
+    if has_scale != (needed['init_values'] > 0):
+        wrong['init_values'] = 'the blocks have layer scale' if has_scale else (
+            'the blocks lack layer scale')
+    if wrong:
+        settings = ', '.join(f'{key}={needed[key]}' for key in wrong)
+        raise CheckpointError(f'the published weights {entry.name!r} of LITv2 {entry.arch} do not '
+                              f'fit this model: {"; ".join(wrong.values())}. Build it with '
+                              f'{settings}; nothing was downloaded')
+
+
+def find_pretrained(arch: str | None, name: str) -> Published:
+    """The published weights of this name.
+
+    Raises:
+        CheckpointError: If there are none for this arch; the message lists those there are.
+    """
     for entry in PUBLISHED:
-        if (entry.arch, entry.name) == (arch, source):
-            return entry.url, {'alpha': 0.9, 'init_values': 0., **entry.settings}
+        if (entry.arch, entry.name) == (arch, name):
+            return entry
     names = [entry.name for entry in PUBLISHED if entry.arch == arch]
     there = f'there are {names} (mmlit.list_pretrained())' if names else 'none are published'
     model = f'LITv2 {arch or "of an arch of its own"}'
-    raise CheckpointError(f'no weights {source!r} for {model}: {there}')
+    raise CheckpointError(f'no weights {name!r} for {model}: {there}')
 
 
-def side_of(source: str, arch: str) -> int:
-    """Side of the images that published weights were trained on, in pixels; 224 for others."""
-    return next((entry.side for entry in PUBLISHED if (entry.arch, entry.name) == (arch, source)),
-                224)
+def is_name(source: str) -> bool:
+    """Whether ``source`` names published weights of some model, and is no path or URL."""
+    return any(source == entry.name for entry in PUBLISHED)
 
 
 def list_pretrained() -> None:

@@ -3,27 +3,30 @@ import json
 import pickle
 import re
 import zipfile
-from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
 from torch import Tensor
 
 from mmlit.errors import CheckpointError
 
-from .allow_list import SAFE_TYPES, load
-from .downloading import check_stamp, download
+from .allow_list import load
+from .downloading import download
+from .stamps import check_stamp
 from .writing import METADATA
 
-# What codebases call the weights at the top of a checkpoint; the first of these that is there
-# counts. Of a weight and its average, that is what the trainers test: mmengine swaps them.
-STATE_DICT_KEYS = ('state_dict', 'model', 'model_state_dict', 'net', 'network', 'weights',
-                   'state_dict_ema', 'model_ema', 'ema_state_dict', 'ema', 'module')
-# Names under which a weight is a number that is trained or averaged, never a counter or an index.
-REAL = re.compile(r'(^|\.)(weight|bias|gamma\w*|running_mean|running_var)$')
-DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.int32,
-          torch.int16, torch.int8, torch.uint8, torch.bool)
+# What the known codebases call the weights at the top of a checkpoint. Where several are there, the
+# first is taken: it is what the trainer itself tests by default. (mmengine's EMAHook swaps: under
+# ``state_dict`` it keeps the average.)
+STATE_DICT_KEYS = (
+    'state_dict', 'model_state_dict', 'model', 'net', 'network', 'module', 'params', 'weights',
+    'model_state')
+AVERAGE_KEYS = (
+    'state_dict_ema', 'ema_state_dict', 'model_ema', 'ema_model', 'model_ema_state_dict',
+    'params_ema', 'ema')
+COUNTERS = ('steps', 'n_averaged')  # of updates, in the averages of mmengine and torch
 
 
 def read_checkpoint(source: str | Path) -> dict:
@@ -34,25 +37,20 @@ def read_checkpoint(source: str | Path) -> dict:
             which is kept in torch hub's cache.
 
     Returns:
-        The whole checkpoint. Of ``.safetensors``: the weights under ``state_dict``, and ``meta``,
-        if mmlit wrote one.
+        The whole checkpoint.
 
     Raises:
-        CheckpointError: If the file is missing, truncated, damaged, not a checkpoint, not the one
-            that the hash in its name says, or holds pickled objects other than tensors, plain
-            containers and the harmless types of :data:`mmlit.checkpoints.allow_list.SAFE_TYPES`,
-            or a download fails.
+        CheckpointError: If the file is missing, truncated, damaged, not a checkpoint, another than
+            the hash in its name says, or holds pickled objects other than tensors, plain containers
+            and what :mod:`.allow_list` knows, or a download fails.
     """
     source = str(source)
-    path = download(source) if re.match(r'https?://', source, re.IGNORECASE) else Path(source)
+    path = download(source) if '://' in source else Path(source)
     if not path.is_file():
         raise CheckpointError(f'checkpoint {path.absolute()} does not exist or is not a file')
-    try:
-        check_stamp(path)
-    except CheckpointError as e:
-        raise CheckpointError(f'{e} ({path.absolute()}). Download it again, or rename it if you '
-                              'changed it') from None
-    loaded = (_read_safetensors if path.suffix == '.safetensors' else _read_pickled)(path)
+    check_stamp(path, f'checkpoint {path}')
+    read = _read_safetensors if path.suffix == '.safetensors' else _read_pickled
+    loaded = read(path)
     if not isinstance(loaded, dict):
         raise CheckpointError(f'checkpoint {path} holds a {type(loaded).__name__}, not a dict of '
                               'weights')
@@ -62,64 +60,50 @@ def read_checkpoint(source: str | Path) -> dict:
 def state_dict_of(checkpoint: dict) -> dict[str, Tensor]:
     """Weights of a checkpoint, whatever its top key is.
 
+    Under a known key (:data:`STATE_DICT_KEYS` before :data:`AVERAGE_KEYS`), else at the top, else
+    under the only key that has tensors.
+
     Raises:
-        CheckpointError: If it holds no tensors, or some that cannot be weights.
+        CheckpointError: If it holds no tensors, or several keys of which none is known do.
     """
-    for key in STATE_DICT_KEYS:
-        if isinstance(checkpoint.get(key), dict):
-            checkpoint = checkpoint[key]
-            break
+    for key in (*STATE_DICT_KEYS, *AVERAGE_KEYS):
+        if _holds_weights(checkpoint.get(key)):
+            state = state_dict_of(checkpoint[key])
+            if key in AVERAGE_KEYS:
+                state = {k: v for k, v in state.items() if k not in COUNTERS}
+            return state
     state = {k: v for k, v in checkpoint.items() if isinstance(v, Tensor)}
-    if not state:
-        raise CheckpointError('it holds no weights; its keys are '
-                              f'{[str(k) for k in list(checkpoint)[:5]]}')
-    for name, value in state.items():
-        problem = _why_no_weight(name, value)
-        if problem:
-            raise CheckpointError(f'{str(name)!r} in it {problem}')
-    return state
+    if state:
+        return state
+    found = [key for key, value in checkpoint.items() if _holds_weights(value)]
+    if len(found) == 1:
+        return state_dict_of(checkpoint[found[0]])
+    if found:
+        raise CheckpointError(f'several of its keys hold weights, {found}: re-save it with those '
+                              "to use under 'state_dict'")
+    raise CheckpointError('it holds no weights; its keys are '
+                          f'{[str(k) for k in list(checkpoint)[:5]]}')
 
 
-def check_finite(state: Mapping[str, Tensor], source: str | Path) -> None:
-    """Refuse weights that are nan or infinite.
-
-    Raises:
-        CheckpointError: Naming the first of them.
-    """
-    for name, value in state.items():
-        if value.is_floating_point() and not value.isfinite().all():
-            raise CheckpointError(f'checkpoint {source}: {name} holds numbers that are not finite '
-                                  '(NaN or infinite): the training that made it had failed, or the '
-                                  'file is damaged')
-
-
-def _why_no_weight(name: object, value: Tensor) -> str | None:
-    """What keeps a tensor from being copied into a model as it is, or None."""
-    if not isinstance(name, str):
-        return f'is no name of a weight: it is a {type(name).__name__}'
-    if value.is_nested or value.layout != torch.strided or value.is_quantized:
-        kind = 'nested' if value.is_nested else 'quantized' if value.is_quantized else value.layout
-        return f'is not an ordinary tensor: it is {kind}'
-    if value.is_meta:
-        return 'has a shape, but no numbers'
-    if value.dtype not in DTYPES:
-        return f'holds {value.dtype}, which are no weights of LITv2'
-    if REAL.search(name) and not value.is_floating_point():
-        return (f'holds {value.dtype}, where weights are floating point. Integers are of a '
-                'quantised model, whose scales are elsewhere: save it dequantised')
-    size = value.numel() * value.element_size()
-    if size > value.untyped_storage().nbytes() and size > 2**31:
-        return f'is one number repeated: it would take {size / 2**30:.0f} GiB'
-    return None
+def _holds_weights(value: object) -> bool:
+    """Whether there are tensors in it, perhaps under a known key of its own."""
+    return isinstance(value, dict) and (
+        any(isinstance(v, Tensor) for v in value.values())
+        or any(_holds_weights(value.get(key)) for key in (*STATE_DICT_KEYS, *AVERAGE_KEYS)))
 
 
 def _read_safetensors(path: Path) -> dict:
     try:
-        with safe_open(path, framework='pt') as file:
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            meta = (file.metadata() or {}).get(METADATA)
-        return dict(state_dict=state, **({'meta': json.loads(meta)} if meta else {}))
+        with safe_open(path, 'pt') as file:
+            metadata = file.metadata() or {}
+        state = load_file(path)
     except (SafetensorError, OSError, ValueError) as e:
+        raise _damaged(path, e) from None
+    if METADATA not in metadata:
+        return state
+    try:
+        return dict(state_dict=state, meta=json.loads(metadata[METADATA]))
+    except ValueError as e:
         raise _damaged(path, e) from None
 
 
@@ -133,6 +117,8 @@ def _read_pickled(path: Path) -> object:
     try:
         check_sums(path)
         return load(path)
+    except CheckpointError:
+        raise
     except pickle.UnpicklingError as e:
         refused = _refused_types(path, e)
         if not refused:  # torch refuses what is no pickle at all in the same way
@@ -148,21 +134,35 @@ def _read_pickled(path: Path) -> object:
 def check_sums(path: Path) -> None:
     """Compare the checksums of a zip archive, which torch writes but does not compare.
 
-    ``torch.save`` compresses nothing. A small file with compressed entries may be gigabytes of
-    zeros.
+    Raises:
+        CheckpointError: If it is not stored as ``torch.save`` stores, so that reading it could take
+            far more memory than its size.
+        ValueError: If a checksum is wrong.
     """
-    if not zipfile.is_zipfile(path):
-        return
-    with zipfile.ZipFile(path) as archive:
-        entries = archive.infolist()
-        compressed = [e.filename for e in entries if e.compress_type != zipfile.ZIP_STORED]
-        if compressed:
-            raise ValueError(f'{compressed[0]} in it is compressed, which torch.save does not do')
-        if sum(e.file_size for e in entries) > path.stat().st_size:
-            raise ValueError('its entries are larger than the whole: they overlap')
-        bad = archive.testzip()
-    if bad is not None:
-        raise ValueError(f'the checksum of {bad} in it is wrong')
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            _check_entries(path, archive.infolist())
+            bad = archive.testzip()
+        if bad is not None:
+            raise ValueError(f'the checksum of {bad} in it is wrong')
+
+
+def _check_entries(path: Path, entries: list[zipfile.ZipInfo]) -> None:
+    """Each entry is a part of the file of its own, uncompressed."""
+    names, end = set(), 0
+    for entry in sorted(entries, key=lambda e: e.header_offset):
+        if entry.compress_type != zipfile.ZIP_STORED or entry.compress_size != entry.file_size:
+            problem = f'{entry.filename} in it is compressed'
+        elif entry.filename in names:
+            problem = f'{entry.filename} is in it twice'
+        elif entry.header_offset < end:
+            problem = f'{entry.filename} in it overlaps another entry'
+        else:
+            names.add(entry.filename)
+            end = entry.header_offset + entry.file_size
+            continue
+        raise CheckpointError(f'checkpoint {path} is refused: {problem}, which torch.save never '
+                              'does. Re-save it with torch.save.')
 
 
 def _refused_types(path: Path, error: pickle.UnpicklingError) -> list[str]:
@@ -172,8 +172,7 @@ def _refused_types(path: Path, error: pickle.UnpicklingError) -> list[str]:
     if not found or 'nsupported' not in str(error):
         return []
     try:
-        with torch.serialization.safe_globals(SAFE_TYPES):
-            names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+        names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
         return sorted(names) or [found[1]]
     except Exception:  # torch < 2.6, or not the format of torch >= 1.6
         return [found[1]]

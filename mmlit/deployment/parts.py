@@ -6,7 +6,6 @@ import torch
 from torch import Tensor, nn
 
 from mmlit.checkpoints import load_checkpoint, resolve_pretrained
-from mmlit.checkpoints.pretrained import side_of
 from mmlit.command_line import trainer_for
 from mmlit.errors import ArgumentError, ConfigError
 from mmlit.models import LITv2, LITv2Classifier
@@ -101,9 +100,9 @@ def load_part(model: str, checkpoint: str | None, part: str | None = None,
 def _by_name(arch: str, checkpoint: str | None, part: str | None, num_classes: int) -> Part:
     settings, preprocessing = {}, imagenet()
     if checkpoint is not None:
-        preprocessing = imagenet(side_of(str(checkpoint), arch))
-        checkpoint, needed = resolve_pretrained(arch, checkpoint)
-        settings = needed or {}
+        checkpoint, entry = resolve_pretrained(arch, checkpoint)
+        if entry:
+            settings, preprocessing = entry.settings, imagenet(entry.side)
     if part == 'head':
         raise ArgumentError("part='head': litv2_" + arch + ' is a classifier; a detector or a '
                             'segmentor needs its config')

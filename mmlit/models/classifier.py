@@ -1,10 +1,12 @@
 """LITv2 as a plain image classifier, with no toolkit around it."""
+import torch
 from torch import Tensor, nn
 
-from mmlit.checkpoints import load_checkpoint, resolve_pretrained
+from mmlit.checkpoints import check_settings, load_checkpoint, resolve_pretrained
 from mmlit.errors import ArgumentError
 
 from .litv2 import LITv2
+from .tracing import check_scripted, with_own_children
 
 
 class LITv2Classifier(nn.Module):
@@ -27,13 +29,20 @@ class LITv2Classifier(nn.Module):
             raise ArgumentError('a classifier reads the last stage: use LITv2 for out_indices')
         self.num_classes = num_classes
         self.backbone = LITv2(arch, **backbone)
+        self.in_channels = self.backbone.in_channels
+        self.min_size = self.backbone.min_size
         self.head = nn.Linear(self.backbone.embed_dims[-1], num_classes)
         nn.init.trunc_normal_(self.head.weight, std=0.02)
         nn.init.zeros_(self.head.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map images (B, in_channels, H, W) to logits (B, num_classes)."""
+        if torch.jit.is_scripting():
+            check_scripted(x, self.training, self.in_channels, self.min_size)
         return self.head(self.backbone(x)[-1].mean(dim=(2, 3)))
+
+    def __prepare_scriptable__(self) -> nn.Module:
+        return with_own_children(self)
 
     def fuse(self) -> 'LITv2Classifier':
         """Fold weights together for inference; see :meth:`LITv2.fuse`."""
@@ -80,8 +89,11 @@ def litv2_base(num_classes: int = 1000, pretrained: str | None = None,
 def _build(arch: str, num_classes: int, pretrained: str | None, kwargs: dict) -> LITv2Classifier:
     if pretrained is None:
         return LITv2Classifier(arch, num_classes, **kwargs)
-    source, settings = resolve_pretrained(arch, pretrained)
-    model = LITv2Classifier(arch, num_classes, **{**(settings or {}), **kwargs})
-    model.backbone._check_settings(pretrained, settings or {})
+    source, entry = resolve_pretrained(arch, pretrained)
+    if entry:
+        kwargs = {**entry.settings, **kwargs}
+    model = LITv2Classifier(arch, num_classes, **kwargs)
+    if entry:
+        check_settings(model.backbone, entry)
     load_checkpoint(model, source)
     return model

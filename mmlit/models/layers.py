@@ -4,12 +4,6 @@ from torch import Tensor, nn
 
 from mmlit.errors import ArgumentError
 
-NORM_LAYERS = {
-    'LN': nn.LayerNorm,
-    'BN': nn.BatchNorm2d,
-    'BN2d': nn.BatchNorm2d,
-    'SyncBN': nn.SyncBatchNorm,
-}
 ACT_LAYERS = {
     'GELU': nn.GELU,
     'ReLU': nn.ReLU,
@@ -20,31 +14,48 @@ ACT_LAYERS = {
 }
 
 
-def build_norm(cfg: dict, dim: int, allowed: tuple[str, ...], name: str) -> nn.Module:
+class LayerNorm2d(nn.LayerNorm):
+    """Layer norm over the channels of a map (B, C, H, W).
+
+    Its output is contiguous: mmcv's compiled ops (RoIAlign, for one) read the memory of a map as
+    (B, C, H, W) whatever its strides say.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2).contiguous()
+
+
+# What fits each place that a norm is for.
+TOKEN_NORMS = {'LN': nn.LayerNorm}
+MAP_NORMS = {'LN': LayerNorm2d}
+BATCH_NORMS = {'BN': nn.BatchNorm2d, 'BN2d': nn.BatchNorm2d, 'SyncBN': nn.SyncBatchNorm}
+
+
+def build_norm(cfg: dict, dim: int, layers: dict[str, type], name: str) -> nn.Module:
     """Build a norm layer from a config such as ``dict(type='LN', eps=1e-5)``.
 
     Args:
         cfg: ``type`` and the layer's own arguments; ``requires_grad=False`` freezes its weights.
         dim: Number of channels.
-        allowed: Types that fit the place the layer is for.
+        layers: The layer of each type that fits its place.
         name: The argument the config came from, for the error message.
 
     Raises:
-        ArgumentError: If the type is missing or not one of ``allowed``.
+        ArgumentError: If the type is missing or not a key of ``layers``.
     """
-    kind, kwargs = _split(cfg, allowed, name)
+    kind, kwargs = _split(cfg, layers, name)
     requires_grad = kwargs.pop('requires_grad', True)
-    norm = NORM_LAYERS[kind](dim, **kwargs)
+    norm = layers[kind](dim, **kwargs)
     return norm.requires_grad_(requires_grad)
 
 
 def build_act(cfg: dict, name: str = 'act_cfg') -> nn.Module:
     """Build an activation from a config such as ``dict(type='GELU')``."""
-    kind, kwargs = _split(cfg, tuple(ACT_LAYERS), name)
+    kind, kwargs = _split(cfg, ACT_LAYERS, name)
     return ACT_LAYERS[kind](**kwargs)
 
 
-def _split(cfg: dict, allowed: tuple[str, ...], name: str) -> tuple[str, dict]:
+def _split(cfg: dict, allowed: dict[str, type], name: str) -> tuple[str, dict]:
     if not isinstance(cfg, dict) or cfg.get('type') not in allowed:
         raise ArgumentError(f'{name}={cfg!r}: expected a dict whose type is one of {list(allowed)}')
     kwargs = dict(cfg)

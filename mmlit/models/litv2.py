@@ -9,15 +9,16 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
-from mmlit.checkpoints import load_checkpoint, resolve_pretrained
+from mmlit.checkpoints import check_settings, load_checkpoint, resolve_pretrained
 from mmlit.errors import ArgumentError
 from mmlit.ops import keep_form, pad_to_multiple
 
 from .attention import HiLoAttention
 from .ffn import ConvFFN
 from .fusing import check_plain, fuse_batch_norm, fuse_layer_scale, fuse_projections
-from .layers import DropPath, build_norm
+from .layers import MAP_NORMS, TOKEN_NORMS, DropPath, build_norm
 from .merging import DeformableTokenMerging
+from .tracing import OneStep, one_node, trace
 
 NUM_STAGES = 4
 ARCH_KEYS = ('embed_dims', 'depths', 'num_heads', 'mlp_ratio')
@@ -33,6 +34,10 @@ class LITv2(BaseModule):
 
     Every output is the layer-normed map of its stage; the next stage reads the map before that
     norm. Tokens travel as (B, H, W, C).
+
+    What comes out of ``norm{i}``, ``stages[i]`` and ``stages[i].blocks`` is (B, C, H, W), so that
+    hooks on them (Grad-CAM, feature extractors) see maps. Single blocks, ``patch_embed`` and
+    ``downsample`` give tokens: such tools take ``lambda t: t.permute(0, 3, 1, 2)`` there.
 
     Args:
         arch (str | dict): 'tiny', 'small', 'medium', 'base' (or their first letter), or a dict
@@ -136,10 +141,9 @@ class LITv2(BaseModule):
                 f'frozen_stages={frozen_stages!r}: expected -1 to {NUM_STAGES}')
         self.frozen_stages = frozen_stages
         self.norm_eval = norm_eval
-        # The smallest side that leaves one token in the last stage.
-        self.min_size = stem_patch_size * 2**(NUM_STAGES - 1)
 
         self.patch_embed = PatchEmbed(in_channels, self.embed_dims[0], stem_patch_size, norm_cfg)
+        self.min_size = self.patch_embed.min_size
         self.drop_after_pos = nn.Dropout(drop_rate)
         last = max(sum(self.depths) - 1, 1)
         drop_path = (drop_path_rate * i / last for i in itertools.count())
@@ -169,7 +173,7 @@ class LITv2(BaseModule):
                                                     act_cfg)
             self.stages.append(Stage(blocks, downsample))
         for i in self.norm_indices:
-            self.add_module(f'norm{i}', build_norm(norm_cfg, self.embed_dims[i], ('LN', ),
+            self.add_module(f'norm{i}', build_norm(norm_cfg, self.embed_dims[i], MAP_NORMS,
                                                    'norm_cfg'))
         self.is_fused = False
         # What weights of these shapes mean: files of trainings hold it, and loading compares it.
@@ -177,7 +181,6 @@ class LITv2(BaseModule):
             num_heads=self.num_heads, window_size=windows, alpha=float(alpha),
             norm_cfg=dict(norm_cfg), act_cfg=dict(act_cfg),
             conv_norm_eps=conv_norm_cfg.get('eps', 1e-5))
-        self.init_values = init_values
         self._reset_parameters()
         self._freeze_stages()
 
@@ -191,20 +194,41 @@ class LITv2(BaseModule):
             ArgumentError: If the input is not 4-dimensional, has another number of channels, or is
                 too small.
         """
-        self._check_input(x)
+        return tuple(self._output(i, stage_map) for i, stage_map in
+                     zip(self.out_indices, self.stage_maps(x, self.out_indices), strict=True))
+
+    def stage_maps(self, x: Tensor, indices: Sequence[int]) -> list[Tensor]:
+        """Map images to the maps of stages before any norm.
+
+        Args:
+            x: Images (B, in_channels, H, W).
+            indices: Stages, in ascending order; those after the last are not run.
+
+        Returns:
+            For each of ``indices``, a view (B, C_i, H_i, W_i) of the stage's tokens.
+
+        Raises:
+            ArgumentError: As :meth:`forward`.
+        """
         x = self.drop_after_pos(self.patch_embed(x))
-        outs = []
+        maps = []
         for i, stage in enumerate(self.stages):
-            x = stage.blocks(x)
-            if i in self.out_indices:
-                out = getattr(self, f'norm{i}')(x) if i in self.norm_indices else x
-                # A copy, not a view: mmcv's compiled ops (RoIAlign, for one) read the memory of a
-                # map as (B, C, H, W) whatever its strides say.
-                outs.append(out.permute(0, 3, 1, 2).contiguous())
-            if i == self.out_indices[-1]:
+            stage_map = stage(x)
+            if i in indices:
+                maps.append(stage_map)
+            if i == indices[-1]:
                 break
-            x = stage.downsample(x)
-        return tuple(outs)
+            x = stage.downsample(stage_map.permute(0, 2, 3, 1))
+        return maps
+
+    def _output(self, i: int, stage_map: Tensor) -> Tensor:
+        if i in self.norm_indices:
+            return getattr(self, f'norm{i}')(stage_map)
+        # A copy, not a view, as the norms make one.
+        return stage_map.contiguous()
+
+    def __prepare_scriptable__(self) -> torch.jit.ScriptModule:
+        return trace(self, self.patch_embed.example())
 
     def train(self, mode: bool = True) -> 'LITv2':
         """Set training mode, keeping frozen stages (and batch norms, if asked) in eval mode.
@@ -221,6 +245,30 @@ class LITv2(BaseModule):
                 if isinstance(m, _BatchNorm):
                     m.eval()
         return self
+
+    def get_layer_depth(self, param_name: str, prefix: str = '') -> tuple[int, int]:
+        """How deep a parameter is, for layer-wise learning rates; as mmpretrain's Swin counts.
+
+        Args:
+            param_name: Name of the parameter in the whole model.
+            prefix: What stands before the backbone's names there, such as 'backbone.'.
+
+        Returns:
+            Depth and the number of layers n: 0 for the patch embedding, 1 to n - 2 for the blocks,
+            each token merging with the block before it, and n - 1 for output norms and whatever
+            is outside of the backbone.
+        """
+        num_layers = sum(self.depths) + 2
+        parts = param_name.removeprefix(prefix).split('.')
+        if not param_name.startswith(prefix) or parts[0] not in ('patch_embed', 'stages'):
+            return num_layers - 1, num_layers
+        if parts[0] == 'patch_embed':
+            return 0, num_layers
+        stage = int(parts[1])
+        blocks_before = sum(self.depths[:stage])
+        if parts[2] == 'downsample':
+            return blocks_before + self.depths[stage], num_layers
+        return blocks_before + int(parts[3]) + 1, num_layers
 
     def fuse(self) -> 'LITv2':
         """Fold weights together for inference, in place; outputs stay equal up to rounding.
@@ -264,26 +312,15 @@ class LITv2(BaseModule):
         if not pretrained:
             pretrained, prefix = self._pretrained_checkpoint()
         if pretrained is not None:
-            source, settings = resolve_pretrained(self.arch_name, pretrained)
-            self._check_settings(pretrained, settings or {})
+            source, entry = resolve_pretrained(self.arch_name, pretrained)
+            if entry:
+                check_settings(self, entry)
             load_checkpoint(self, source, prefix=prefix)
         else:
             self._reset_parameters()
             if self.init_cfg:
                 super().init_weights()
         self._is_init = True
-
-    def _check_settings(self, name: str, settings: dict) -> None:
-        """Compare with the settings of published weights, before these are downloaded."""
-        ours = dict(alpha=self.checkpoint_settings['alpha'], init_values=self.init_values)
-        # Any initial value of layer scale will do: the trained ones replace it.
-        wrong = [k for k, value in settings.items() if (
-            bool(ours[k]) != bool(value) if k == 'init_values' else ours[k] != value)]
-        if wrong:
-            needed = ', '.join(f'{key}={settings[key]}' for key in wrong)
-            given = ', '.join(f'{key}={ours[key]}' for key in wrong)
-            raise ArgumentError(f'the weights {name!r} are of a LITv2 with {needed}, and this one '
-                                f'has {given}: build it with {needed}')
 
     def _pretrained_checkpoint(self) -> tuple[str | None, str | None]:
         """Source and prefix that ``init_cfg`` names."""
@@ -330,16 +367,6 @@ class LITv2(BaseModule):
         for m in frozen:
             m.eval()
             m.requires_grad_(False)
-
-    def _check_input(self, x: Tensor) -> None:
-        if x.ndim != 4:
-            raise ArgumentError(f'expected images (B, C, H, W), got shape {tuple(x.shape)}')
-        if x.shape[1] != self.in_channels:
-            raise ArgumentError(f'images have {x.shape[1]} channels, but LITv2 was built with '
-                                f'in_channels={self.in_channels}')
-        if min(x.shape[2:]) < self.min_size:
-            raise ArgumentError(f'images of {x.shape[2]}x{x.shape[3]} pixels are too small: each '
-                                f'side must be at least {self.min_size}')
 
     def _parse_arch(self, arch: str | dict) -> dict:
         if isinstance(arch, str):
@@ -390,33 +417,76 @@ class LITv2(BaseModule):
         return parsed
 
 
-class PatchEmbed(nn.Module):
+class PatchEmbed(OneStep):
     """Cuts the image into patches and projects each to a token, with layer norm."""
 
     def __init__(self, in_channels: int, embed_dims: int, patch_size: int, norm_cfg: dict):
         super().__init__()
         self.patch_size = patch_size
         self.proj = nn.Conv2d(in_channels, embed_dims, patch_size, stride=patch_size)
-        self.norm = build_norm(norm_cfg, embed_dims, ('LN', ), 'norm_cfg')
+        self.norm = build_norm(norm_cfg, embed_dims, TOKEN_NORMS, 'norm_cfg')
+        self.in_channels = in_channels
+        # The smallest side that leaves one token in the last stage.
+        self.min_size = patch_size * 2**(NUM_STAGES - 1)
 
+    def example(self) -> Tensor:
+        return self.norm.weight.new_zeros(1, self.in_channels, 2 * self.min_size,
+                                          3 * self.min_size)
+
+    @one_node
     def forward(self, x: Tensor) -> Tensor:
-        """Map (B, C_in, H, W) to (B, ceil(H / p), ceil(W / p), C), zero-padded right and bottom."""
+        """Map (B, C_in, H, W) to (B, ceil(H / p), ceil(W / p), C), zero-padded right and bottom.
+
+        Raises:
+            ArgumentError: See :meth:`LITv2.forward`.
+        """
+        self._check(x)
         x = pad_to_multiple(x.permute(0, 2, 3, 1), self.patch_size)
         # Turning the image costs less than turning the tokens, which are twice as many numbers.
         x = self.proj(x.contiguous().permute(0, 3, 1, 2))
         return self.norm(x.permute(0, 2, 3, 1).contiguous())
 
+    def _check(self, x: Tensor) -> None:
+        if x.ndim != 4:
+            raise ArgumentError(f'expected images (B, C, H, W), got shape {tuple(x.shape)}')
+        if x.shape[1] != self.in_channels:
+            raise ArgumentError(f'images have {x.shape[1]} channels, but LITv2 was built with '
+                                f'in_channels={self.in_channels}')
+        if min(x.shape[2:]) < self.min_size:
+            raise ArgumentError(f'images of {x.shape[2]}x{x.shape[3]} pixels are too small: each '
+                                f'side must be at least {self.min_size}')
+
 
 class Stage(nn.Module):
-    """Blocks of one resolution, and the merging to the next (None in the last stage)."""
+    """Blocks of one resolution, and the merging to the next (None in the last stage).
+
+    Calling it runs the blocks. The merging is called on its own, by the backbone: outputs are
+    taken before it.
+    """
 
     def __init__(self, blocks: list[nn.Module], downsample: nn.Module | None):
         super().__init__()
-        self.blocks = nn.Sequential(*blocks)
+        self.blocks = Blocks(*blocks)
         self.downsample = downsample
 
+    def forward(self, x: Tensor) -> Tensor:
+        """Map tokens (B, H, W, C) to a map (B, C, H, W), which is a view of tokens."""
+        return self.blocks(x)
 
-class Block(nn.Module):
+
+class Blocks(nn.Sequential):
+    """The blocks of a stage.
+
+    What they give is a map here already, for extractors that trace with torch.fx take the last
+    step of a module by its name, which in ``stages.0`` is that of ``stages.0.downsample``.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map tokens (B, H, W, C) to a map (B, C, H, W), which is a view of tokens."""
+        return super().forward(x).permute(0, 3, 1, 2)
+
+
+class Block(OneStep):
     """A residual feed-forward network, after residual attention where the stage has it.
 
     Args:
@@ -439,9 +509,9 @@ class Block(nn.Module):
         self.init_values = init_values
         self.with_cp = with_cp
         if attention:
-            self.norm1 = build_norm(norm_cfg, embed_dims, ('LN', ), 'norm_cfg')
+            self.norm1 = build_norm(norm_cfg, embed_dims, TOKEN_NORMS, 'norm_cfg')
             self.attn = HiLoAttention(embed_dims, **attention)
-        self.norm2 = build_norm(norm_cfg, embed_dims, ('LN', ), 'norm_cfg')
+        self.norm2 = build_norm(norm_cfg, embed_dims, TOKEN_NORMS, 'norm_cfg')
         self.ffn = ConvFFN(embed_dims, hidden_dims, act_cfg, drop_rate)
         self.drop_path = DropPath(drop_path_rate)
         if init_values:
@@ -449,6 +519,11 @@ class Block(nn.Module):
                 self.gamma1 = nn.Parameter(torch.full((embed_dims, ), float(init_values)))
             self.gamma2 = nn.Parameter(torch.full((embed_dims, ), float(init_values)))
 
+    def example(self) -> Tensor:
+        weight = self.norm2.weight
+        return weight.new_zeros(1, 6, 10, weight.shape[0])
+
+    @one_node
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, H, W, C) to (B, H, W, C)."""
         # Weights of an un-frozen block need gradients whether or not its input does.

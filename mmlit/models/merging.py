@@ -4,7 +4,8 @@ from torch import Tensor, nn
 
 from mmlit.ops import call_wide, deform_conv2d
 
-from .layers import build_act, build_norm
+from .layers import BATCH_NORMS, build_act, build_norm
+from .tracing import OneStep, one_node
 
 
 class DeformConv2d(nn.Module):
@@ -47,7 +48,7 @@ class DeformConv2d(nn.Module):
         return offset.permute(0, 2, 3, 1).contiguous()
 
 
-class DeformableTokenMerging(nn.Module):
+class DeformableTokenMerging(OneStep):
     """Halves the map and changes its width (paper section 4, LIT's DTM).
 
     A deformable convolution with kernel and stride 2, batch norm, activation. An odd last row or
@@ -63,9 +64,14 @@ class DeformableTokenMerging(nn.Module):
     def __init__(self, in_channels: int, out_channels: int, norm_cfg: dict, act_cfg: dict):
         super().__init__()
         self.dconv = DeformConv2d(in_channels, out_channels, kernel_size=2, stride=2)
-        self.norm = build_norm(norm_cfg, out_channels, ('BN', 'BN2d', 'SyncBN'), 'conv_norm_cfg')
+        self.norm = build_norm(norm_cfg, out_channels, BATCH_NORMS, 'conv_norm_cfg')
         self.act = build_act(act_cfg)
 
+    def example(self) -> Tensor:
+        weight = self.dconv.weight
+        return weight.new_zeros(1, 6, 10, weight.shape[1])
+
+    @one_node
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, H, W, C) to (B, H // 2, W // 2, C_out)."""
         x = self.dconv(x).permute(0, 3, 1, 2)

@@ -11,6 +11,7 @@ import sys
 import types
 import warnings
 
+import numpy
 import torch
 from mmengine.logging import print_log
 from torch import Tensor, nn
@@ -32,6 +33,7 @@ def import_openmixup() -> types.ModuleType:
                     importlib.import_module(module)
     keep_on_cpu_without_cuda()
     allow_zero_workers()
+    supply_numpy_int()
     return sys.modules['openmixup']
 
 
@@ -157,13 +159,34 @@ def without_prefetch(cfg) -> None:
     """Put ToTensor and Normalize back into pipelines that prefetch, where there is no CUDA."""
     if torch.cuda.is_available():
         return
-    for split in ('train', 'val'):
+    normalize = [dict(type='ToTensor'), dict(type='Normalize', **cfg.img_norm_cfg)]
+    for split in ('train', 'val', 'test'):
         data = cfg.data.get(split)
-        if data is not None and data.get('prefetch', False):
+        if isinstance(data, dict) and data.get('prefetch', False):
             data.prefetch = False
-            data.pipeline = [
-                *data.pipeline, dict(type='ToTensor'), dict(type='Normalize', **cfg.img_norm_cfg)
-            ]
+            for key in data:
+                if key == 'pipelines':  # of several views
+                    data[key] = [[*pipeline, *normalize] for pipeline in data[key]]
+                elif key.startswith('pipeline') and data[key]:
+                    data[key] = [*data[key], *normalize]
             print_log(f'data.{split}: prefetch needs CUDA; images are normalised in the workers',
                       logger='current')
     cfg.prefetch = False
+
+
+# 7. NumPy >= 1.24 has no `np.int`, which openmixup calls in four modules (snapmix among them).
+def supply_numpy_int() -> None:
+    for name in ('models.augments.snapmix', 'datasets.loader.sampler',
+                 'datasets.pipelines.transforms', 'third_party.clustering'):
+        # By name: packages of openmixup have functions of the same name as their modules.
+        importlib.import_module(f'openmixup.{name}')
+        sys.modules[f'openmixup.{name}'].np = _NumPyWithInt('numpy')
+
+
+class _NumPyWithInt(types.ModuleType):
+    """NumPy, for one module, with the name that it had for Python's int."""
+
+    int = int
+
+    def __getattr__(self, name: str):
+        return getattr(numpy, name)

@@ -1,12 +1,14 @@
 """Data sets and loaders of the openmixup training."""
+import copy
 import random
+from collections.abc import Iterator
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import torch
 from mmcv.parallel import collate
 from mmcv.runner import get_dist_info
+from openmixup.datasets import ClassificationDataset
 from openmixup.datasets import build_dataset as build_openmixup_dataset
 from openmixup.datasets.loader import RepeatAugSampler
 from openmixup.datasets.loader.build_loader import PrefetchLoader
@@ -14,73 +16,69 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from mmlit.errors import ConfigError, DatasetError
 
+from .sources import SOURCES, prepare_source
+
 HOW_TO_GET = {
     'ImageNet': 'Get ILSVRC 2012 from https://image-net.org, unpack it to '
                 'data/ImageNet/{train,val}, and write list files of lines "PATH LABEL", as '
-                "openmixup's documentation shows.",
+                "openmixup's documentation shows, or put the images into folders of classes.",
 }
 
 
-def build_dataset(cfg: dict, split: str) -> Dataset:
+def build_dataset(cfg: dict, split: str, train: dict | None = None) -> Dataset:
     """Build one split of a data set, after checking that it is there.
+
+    Args:
+        cfg: Its config.
+        split: Its name, for messages.
+        train: Config of the training's, for other splits: its folders, if it has no list, name the
+            classes.
 
     Raises:
         DatasetError: If its files are missing or its list cannot be read; later, while training,
             if an image cannot be read. The message names the file.
+        ConfigError: If it cannot be built from its config.
     """
-    source = cfg.get('data_source', {})
-    if 'list_file' in source:
-        _check_list(source, split)
-    dataset = build_openmixup_dataset(cfg)
-    if hasattr(dataset.data_source, 'fns'):
-        dataset.data_source = NamedImages(dataset.data_source)
+    cfg = copy.deepcopy(cfg)
+    reference = next(_image_sources(train), None) if train is not None else None
+    for source in _image_sources(cfg):
+        hint = HOW_TO_GET.get(source['type'], 'Prepare it, or correct the paths.')
+        prepare_source(source, split, reference, hint)
+    try:
+        dataset = build_openmixup_dataset(cfg)
+    except (TypeError, KeyError, AssertionError, AttributeError) as e:
+        raise ConfigError(f'cannot build data.{split}: {e}') from e
+    if isinstance(dataset, ClassificationDataset) and labels_of(dataset) is None:
+        raise DatasetError(f'data.{split} has no labels, which {type(dataset).__name__} needs: '
+                           'every line of its list ends with one')
     return dataset
 
 
-def _check_list(source: dict, split: str) -> None:
-    list_file, root = Path(source['list_file']), Path(source.get('root') or '.')
-    hint = HOW_TO_GET.get(source['type'], 'Prepare it, or correct the paths.')
-    for key, path, there in [('list_file', list_file, list_file.is_file()),
-                             ('root', root, root.is_dir())]:
-        if not there:
-            raise DatasetError(
-                f'the data set is not there: data.{split}.data_source.{key} is {path}, looked for '
-                f'at {path.absolute()}. {hint}')
-    separator = source.get('splitor', ' ')
-    with open(list_file) as f:
-        lines = [line.strip() for line in f]
-    if not lines:
-        raise DatasetError(f'the list file {list_file.absolute()} is empty')
-    labelled = len(lines[0].split(separator)) == 2
-    for number, line in enumerate(lines, start=1):
-        parts = line.split(separator)
-        if labelled and not (len(parts) == 2 and parts[1].isdigit()):
-            raise DatasetError(f'{list_file.absolute()}, line {number}: expected '
-                               f'"PATH{separator}LABEL", got {line!r}')
+def labels_of(dataset: Dataset) -> list[int] | None:
+    """Labels of all images that have one, or None."""
+    parts = getattr(dataset, 'datasets', None) or [getattr(dataset, 'dataset', None)]
+    if parts[0] is not None:
+        found = [labels_of(part) for part in parts]
+        return None if None in found else [label for part in found for label in part]
+    for name in ('data_source', 'data_source_labeled'):
+        labels = getattr(getattr(dataset, name, None), 'labels', None)
+        if labels is not None:
+            return list(labels)
+    return None
 
 
-class NamedImages:
-    """A data source that says which image it could not read.
-
-    Args:
-        source: openmixup's data source, with its file names in ``fns``.
-    """
-
-    def __init__(self, source):
-        self._source = source
-
-    def __getattr__(self, name: str):
-        if name.startswith('__') or name == '_source':
-            raise AttributeError(name)
-        return getattr(self._source, name)
-
-    def get_sample(self, idx: int):
-        try:
-            return self._source.get_sample(idx)
-        # Pillow raises OSError or SyntaxError (a broken PNG), openmixup ValueError.
-        except (OSError, SyntaxError, ValueError) as e:
-            raise DatasetError(f'cannot read the image {self._source.fns[idx]}: {e}. Replace it, '
-                               'or take its line out of the list file.') from None
+def _image_sources(cfg) -> Iterator[dict]:
+    """Configs of the lists of images in that of a data set, nested ones too."""
+    if isinstance(cfg, (list, tuple)):
+        for part in cfg:
+            yield from _image_sources(part)
+    elif isinstance(cfg, dict):
+        for key, value in cfg.items():
+            if key.startswith('data_source') and isinstance(value, dict):
+                if value.get('type') in SOURCES:
+                    yield value
+            elif key in ('dataset', 'datasets'):
+                yield from _image_sources(value)
 
 
 def build_train_loader(cfg, dataset: Dataset, seed: int):
@@ -113,6 +111,10 @@ def build_train_loader(cfg, dataset: Dataset, seed: int):
         worker_init_fn=_seed_worker,
         drop_last=data.get('drop_last', False),
         persistent_workers=workers > 0 and cfg.get('persistent_workers', False))
+    if len(loader) == 0:
+        raise ConfigError(f'the training set has {len(dataset)} images and no batch of '
+                          f'{data.imgs_per_gpu}: lower data.imgs_per_gpu, or set '
+                          'data.drop_last=False')
     if data.train.get('prefetch', False):
         return PrefetchLoader(loader, cfg.img_norm_cfg['mean'], cfg.img_norm_cfg['std'])
     return loader

@@ -2,11 +2,16 @@
 import resource
 from pathlib import Path
 
+import numpy as np
 import torch
 from mmcv.runner import Hook
+from mmengine.logging import print_log
 from openmixup.apis import set_random_seed
 from openmixup.core.hooks import DistOptimizerHook
 from openmixup.core.hooks import ValidateHook as OpenmixupValidateHook
+from torch import Tensor
+
+from mmlit.errors import ConfigError
 
 
 class OptimizerHook(DistOptimizerHook):
@@ -19,8 +24,42 @@ class OptimizerHook(DistOptimizerHook):
         self.divisible_iters = runner.max_iters - self.remainder_iters
 
 
+def existing_topk(options: dict, scores: Tensor | np.ndarray) -> dict:
+    """Options of an evaluation without those of its ``topk`` that have no meaning for this number
+    of classes: a model of three has no fifth best."""
+    if scores.ndim != 2 or 'topk' not in options:
+        return options
+    classes = scores.shape[1]
+    topk = tuple(k for k in options['topk'] if k <= classes)
+    if topk != tuple(options['topk']):
+        print_log(f'there are {classes} classes: topk={tuple(options["topk"])} becomes {topk}',
+                  logger='current')
+    return {**options, 'topk': topk}
+
+
 class ValidateHook(OpenmixupValidateHook):
-    """openmixup's, which removes the best checkpoint before it has written the better one."""
+    """openmixup's, which removes the best checkpoint before it has written the better one, asks for
+    the five best of three classes, and fails where ``save_best`` names one of several heads."""
+
+    def _run_validate(self, runner) -> None:
+        self._named = []
+        super()._run_validate(runner)
+        if runner.rank == 0 and self.save_best and self.key_indicator not in self._named:
+            raise ConfigError(f'evaluation.save_best={self.save_best!r} names no result of the '
+                              f'validation: {", ".join(self._named)}')
+
+    def _evaluate(self, runner, results, keyword):
+        self.eval_kwargs['eval_param'] = existing_topk(self.eval_kwargs['eval_param'], results)
+        before = set(runner.log_buffer.output)
+        try:
+            score = super()._evaluate(runner, results, keyword)
+        except KeyError as e:
+            if e.args != (getattr(self, 'key_indicator', None), ):
+                raise
+            score = None  # it is a result of another head
+        self._named += sorted(name for name in runner.log_buffer.output
+                              if name.startswith(f'{keyword}_') or name not in before)
+        return score
 
     def _save_ckpt(self, runner, key_score) -> None:
         previous, self.best_ckpt_path = self.best_ckpt_path, None

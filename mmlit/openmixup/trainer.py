@@ -8,27 +8,37 @@ from pathlib import Path
 import mmcv
 import openmixup.datasets
 import torch
-from mmcv.runner import DistSamplerSeedHook, get_dist_info
-from mmengine.logging import MMLogger
+from mmcv.cnn.utils import revert_sync_batchnorm
+from mmcv.runner import DistSamplerSeedHook, Hook, get_dist_info, get_priority
+from mmengine.logging import MMLogger, print_log
 from openmixup.apis import set_random_seed
 from openmixup.core.hooks import Fp16OptimizerHook, build_addtional_scheduler, build_hook
 from openmixup.core.optimizers import build_optimizer
 from openmixup.models import build_model as build_openmixup_model
 from openmixup.utils import collect_env, dist_forward_collect, setup_multi_processes
-from torch.nn.parallel import DistributedDataParallel
 
-from mmlit import LITv2, __version__
+from mmlit import __version__
 from mmlit.checkpoints import load_checkpoint
 from mmlit.config_files import config_errors
 from mmlit.config_keys import check_top_level, merge_options
 from mmlit.errors import ConfigError, MMLitError
-from mmlit.work_dir import latest_checkpoint
+from mmlit.resuming import kept_seed, read_training, say_kept
+from mmlit.work_dir import latest_checkpoint, lock_work_dir
 
+from .checks import check_model
 from .compat import process_group, without_idle_warnings, without_prefetch
-from .data import build_dataset, build_train_loader
-from .hooks import HostMemoryHook, OptimizerHook, SeedEpochHook, ValidateHook
+from .data import build_dataset, build_train_loader, labels_of
+from .hooks import (
+    HostMemoryHook,
+    OptimizerHook,
+    SeedEpochHook,
+    ValidateHook,
+    existing_topk,
+)
 from .keys import KNOWN
-from .runner import ResumableRunner, load_training
+from .runner import FiniteHook, ResumableRunner, StateHook, load_training
+from .state import IN_DATASET
+from .wrapping import wrap_model
 
 
 def train(config: str,
@@ -60,45 +70,47 @@ def train(config: str,
     """
     cfg = load_config(config, cfg_options)
     without_prefetch(cfg)
-    with without_idle_warnings(), process_group(launcher):
+    max_epochs = _max_epochs(cfg)
+    work_dir = Path(work_dir or cfg.get('work_dir') or Path('work_dirs', Path(config).stem))
+    with without_idle_warnings(), process_group(launcher), contextlib.ExitStack() as stack:
         setup_multi_processes(cfg)
-        seed = _share_seed(seed)
+        source = _resume_from(cfg, resume, work_dir)
+        resumed = read_training(source) if source else None
+        seed = _share_seed(kept_seed(resumed, seed) if resumed else seed)
         set_random_seed(seed)
         # Everything that can be wrong is built before the first file is written.
         train_set = build_dataset(cfg.data.train, 'train')
-        val_set = build_dataset(cfg.data.val, 'val') if cfg.get('evaluation') else None
+        val_set = _build_validation_set(cfg) if cfg.get('evaluation') else None
         model = build_model(cfg)
         _check_labels(train_set, cfg)
         loader = build_train_loader(cfg, train_set, seed)
-        work_dir = Path(work_dir or cfg.get('work_dir') or Path('work_dirs', Path(config).stem))
-        resume = resume or cfg.get('resume_from')
-        if resume == 'auto' or (resume is None and cfg.get('auto_resume')):
-            resume = latest_checkpoint(work_dir)
+        hooks = _build_custom_hooks(cfg, loader)
         load_from = load_from or cfg.get('load_from')
-        state = None
-        if resume:
-            state = load_training(model, resume)
+        if resumed:
+            load_training(model, resumed, source, [hook for hook, _ in hooks])
         elif load_from:
             load_checkpoint(model, load_from)
-
-        logger, timestamp = _start_logging(work_dir, cfg, seed, deterministic)
-        _set_backends(cfg, deterministic)
+        optimizer = _build_optimizer(model, cfg)
         device = _device()
-        amp_dtype = _amp_dtype(cfg, device, logger)
-        model = TrainedModel(model.to(device), amp_dtype if device.type == 'cpu' else None,
+        amp_dtype = _amp_dtype(cfg, device)
+        wrapped = wrap_model(model.to(device), amp_dtype if device.type == 'cpu' else None,
                              cfg.get('find_unused_parameters', False))
         runner = ResumableRunner(
-            model=model,
-            optimizer=_build_optimizer(model.module, cfg, logger),
-            work_dir=str(work_dir),
-            logger=logger,
+            model=wrapped,
+            optimizer=optimizer,
+            work_dir=None,
+            logger=MMLogger.get_current_instance(),
             meta=dict(seed=seed, exp_name=Path(config).name, config=cfg.pretty_text,
                       mmlit_version=__version__),
-            max_epochs=_max_epochs(cfg))
-        runner.timestamp = timestamp
-        _register_hooks(runner, cfg, seed, val_set, amp_dtype)
-        if state:
-            runner.restore(state, len(loader))
+            max_epochs=max_epochs)
+        kept = runner.restore(resumed, source, len(loader)) if resumed else []
+
+        stack.enter_context(lock_work_dir(work_dir))
+        runner.work_dir = str(work_dir)
+        runner.logger, runner.timestamp = _start_logging(work_dir, cfg, seed, deterministic)
+        _log_beginning(runner, amp_dtype, kept)
+        _set_backends(cfg, deterministic)
+        _register_hooks(runner, cfg, seed, hooks, val_set, amp_dtype)
         runner.run([loader], [('train', 1)])
         return runner
 
@@ -121,11 +133,11 @@ def test(config: str,
     cfg = load_config(config, cfg_options)
     without_prefetch(cfg)
     with without_idle_warnings(), process_group(launcher):
-        dataset = build_dataset(cfg.data.get('test', cfg.data.val), 'val')
+        dataset = _build_validation_set(cfg, 'test' if 'test' in cfg.data else 'val')
         model = build_model(cfg)
         load_checkpoint(model, checkpoint, strict=True)
         device = _device()
-        model = TrainedModel(model.to(device).eval())
+        model = wrap_model(model.to(device).eval())
         evaluation = cfg.get('evaluation') or {}
         loader = openmixup.datasets.build_dataloader(
             dataset,
@@ -136,11 +148,11 @@ def test(config: str,
         rank, _ = get_dist_info()
         scores = dist_forward_collect(lambda **x: model(mode='test', **x), loader, rank,
                                       len(dataset))
+        options = evaluation.get('eval_param', dict(topk=(1, 5)))
         results = {}
         for name, value in scores.items():
-            results.update(dataset.evaluate(
-                torch.from_numpy(value), keyword=name,
-                **evaluation.get('eval_param', dict(topk=(1, 5)))))
+            results.update(dataset.evaluate(torch.from_numpy(value), keyword=name,
+                                            **existing_topk(options, value)))
         return results
 
 
@@ -162,55 +174,43 @@ def load_config(path: str, options: dict | None = None) -> mmcv.Config:
 
 def build_model(cfg) -> torch.nn.Module:
     """Build the model of a config; wrong arguments come back as a ConfigError."""
+    check_model(cfg.model)
     try:
         model = build_openmixup_model(cfg.model)
-        # MixUpClassification initialises its parts only if it has an `init_cfg` of its own: a
-        # backbone's would be passed over.
-        if isinstance(model.backbone, LITv2) and not model.backbone.is_init:
-            model.backbone.init_weights()
-        return model
     except MMLitError as e:
         raise ConfigError(f'cannot build the model: {e}') from e
     except (TypeError, KeyError, AssertionError) as e:
-        raise ConfigError(f'cannot build the model of {cfg.filename}: {e}') from e
+        problem = str(e) or type(e).__name__
+        raise ConfigError(f'cannot build the model of {cfg.filename}: {problem}') from e
+    # Necks of openmixup have SyncBatchNorm by default, which the CPU does not.
+    return model if torch.cuda.is_available() else revert_sync_batchnorm(model)
 
 
-class TrainedModel(DistributedDataParallel):
-    """A model of openmixup under data parallelism, with mmcv's ``train_step``.
-
-    mmcv 1.7.2's own wrapper reads attributes that torch >= 2.1 no longer has.
-
-    Args:
-        model: The model, on its device.
-        cpu_amp_dtype: Runs training steps under CPU autocast of this dtype. (On CUDA openmixup's
-            models switch autocast by themselves.)
-        find_unused_parameters: As in DistributedDataParallel.
-    """
-
-    def __init__(self, model, cpu_amp_dtype: torch.dtype | None = None,
-                 find_unused_parameters: bool = False):
-        device = next(model.parameters()).device
-        super().__init__(
-            model,
-            device_ids=[device] if device.type == 'cuda' else None,
-            broadcast_buffers=False,  # as openmixup: validation shares batch norm's statistics
-            find_unused_parameters=find_unused_parameters)
-        self.cpu_amp_dtype = cpu_amp_dtype
-
-    def train_step(self, data: dict, optimizer, **kwargs) -> dict:
-        """Losses of one batch, as mmcv's runner wants them."""
-        with torch.autocast('cpu', self.cpu_amp_dtype, enabled=self.cpu_amp_dtype is not None):
-            losses = self(**data)
-        loss, log_vars = self.module._parse_losses(losses)
-        return dict(loss=loss, log_vars=log_vars, num_samples=len(data['gt_label']))
+def _build_custom_hooks(cfg, loader) -> list[tuple[Hook, int]]:
+    """The hooks of the config and their priorities."""
+    hooks = []
+    for options in cfg.get('custom_hooks') or []:
+        options = dict(options)
+        priority = get_priority(options.pop('priority', 'NORMAL'))
+        arguments = dict(dist_mode=True)
+        if options.get('type') in IN_DATASET:
+            arguments['data_loaders'] = [loader]
+        try:
+            hook = build_hook(options, arguments)
+        except (TypeError, KeyError, ValueError, AssertionError) as e:
+            raise ConfigError(f'cannot build the hook {options} of custom_hooks: {e}') from e
+        if hasattr(hook, '_swap_ema_parameters'):
+            # Validation and checkpoints, which are NORMAL, take the averaged weights.
+            priority = min(priority, get_priority('NORMAL'))
+        hooks.append((hook, priority))
+    return hooks
 
 
-def _register_hooks(runner, cfg, seed: int, val_set, amp_dtype: torch.dtype | None) -> None:
+def _register_hooks(runner, cfg, seed: int, hooks: list, val_set,
+                    amp_dtype: torch.dtype | None) -> None:
     runner.register_hook(SeedEpochHook(seed), priority='VERY_HIGH')
-    for hook in cfg.get('custom_hooks', []):
-        priority = hook.get('priority', 'NORMAL')
-        hook = build_hook({k: v for k, v in hook.items() if k != 'priority'},
-                          dict(dist_mode=True))
+    runner.register_hook(FiniteHook(), priority='ABOVE_NORMAL')
+    for hook, priority in hooks:
         runner.register_hook(hook, priority=priority)
     if val_set is not None:
         # Before the checkpoint of the epoch, which then holds the best score so far: after a
@@ -237,20 +237,31 @@ def _register_hooks(runner, cfg, seed: int, val_set, amp_dtype: torch.dtype | No
     if cfg.get('addtional_scheduler'):
         names = dict(runner.model.module.named_parameters())
         runner.register_hook(build_addtional_scheduler(names, cfg.addtional_scheduler))
+    runner.register_hook(StateHook([hook for hook, _ in hooks]), priority='LOWEST')
 
 
-def _build_optimizer(model, cfg, logger) -> torch.optim.Optimizer:
+def _build_optimizer(model, cfg) -> torch.optim.Optimizer:
     # openmixup prints a line for every option of every parameter; the log gets a summary.
     with contextlib.redirect_stdout(io.StringIO()):
-        optimizer = build_optimizer(model, cfg.optimizer)
+        return build_optimizer(model, cfg.optimizer)
+
+
+def _log_beginning(runner, amp_dtype: torch.dtype | None, kept: list[str]) -> None:
     groups = Counter()
-    for group in optimizer.param_groups:
-        key = (group['lr'], group.get('weight_decay'))
+    for group in runner.optimizer.param_groups:
+        key = (group.get('initial_lr', group['lr']), group.get('weight_decay', 0))
         groups[key] += sum(p.numel() for p in group['params'])
-    logger.info('optimizer %s: %s', cfg.optimizer.type, ', '.join(
+    runner.logger.info('optimizer %s: %s', type(runner.optimizer).__name__, ', '.join(
         f'{n:,} weights with lr {lr:g} and weight decay {wd:g}'
         for (lr, wd), n in groups.items()))
-    return optimizer
+    runner.logger.info('precision: %s', {
+        None: 'float32', torch.float16: 'float16 autocast with loss scaling',
+        torch.bfloat16: 'bfloat16 autocast (the CPU has no use for float16)'}[amp_dtype])
+    say_kept(kept)
+    if runner.epoch:
+        runner.logger.info('resumed after epoch %d, iter %d', runner.epoch, runner.iter)
+    if runner.epoch == runner.max_epochs:
+        runner.logger.info('the training is finished; a larger runner.max_epochs would continue it')
 
 
 def _start_logging(work_dir: Path, cfg, seed: int, deterministic: bool):
@@ -268,12 +279,20 @@ def _start_logging(work_dir: Path, cfg, seed: int, deterministic: bool):
     return logger, timestamp
 
 
+def _build_validation_set(cfg, split: str = 'val'):
+    if split not in cfg.data:
+        raise ConfigError(f'the config {cfg.filename} has no data.{split} to validate with: add '
+                          'it, or set evaluation=None to train without validation')
+    return build_dataset(cfg.data[split], split, cfg.data.get('train'))
+
+
 def _check_labels(dataset, cfg) -> None:
-    classes = cfg.model.get('head', {}).get('num_classes')
-    if classes and dataset.targets is not None and max(dataset.targets) >= classes:
-        raise ConfigError(f'the training set has the label {max(dataset.targets)}, but '
-                          f'model.head.num_classes is {classes}: labels run from 0 to '
-                          f'num_classes - 1')
+    labels = labels_of(dataset)
+    for name in ('head', 'head_one', 'head_mix'):
+        classes = (cfg.model.get(name) or {}).get('num_classes')
+        if classes and labels and max(labels) >= classes:
+            raise ConfigError(f'the training set has the label {max(labels)}, but model.{name}.'
+                              f'num_classes is {classes}: labels run from 0 to num_classes - 1')
 
 
 def _set_backends(cfg, deterministic: bool) -> None:
@@ -289,30 +308,38 @@ def _device() -> torch.device:
     return torch.device('cpu')
 
 
-def _amp_dtype(cfg, device: torch.device, logger) -> torch.dtype | None:
+def _amp_dtype(cfg, device: torch.device) -> torch.dtype | None:
     """Mixed precision of a training: float16 on CUDA, bfloat16 where the CPU computes in it."""
     if not cfg.get('use_fp16', False):
-        logger.info('precision: float32')
         return None
     if device.type == 'cuda':
         if cfg.get('fp16', {}).get('type', 'mmcv') != 'mmcv':
             raise ConfigError(f"fp16={dict(cfg.fp16)}: only type='mmcv' (torch.amp) is supported")
-        logger.info('precision: float16 autocast with loss scaling')
         return torch.float16
     # Names that torch keeps to itself, and does not have in every version.
     native = ('_is_avx512_bf16_supported', '_is_amx_tile_supported')
     if any(getattr(torch.cpu, name, bool)() for name in native):
-        logger.info('precision: bfloat16 autocast (the CPU has no use for float16)')
         return torch.bfloat16
-    logger.info('precision: float32 (this CPU has no bfloat16 instructions)')
+    print_log('this CPU has no bfloat16 instructions: use_fp16 is not used', logger='current')
     return None
 
 
 def _max_epochs(cfg) -> int:
     runner = cfg.get('runner') or dict(type='EpochBasedRunner', max_epochs=cfg.get('total_epochs'))
-    if runner['type'] != 'EpochBasedRunner' or not runner.get('max_epochs'):
+    epochs = runner.get('max_epochs')
+    if runner['type'] != 'EpochBasedRunner' or epochs is None:
         raise ConfigError(f'runner={dict(runner)}: expected type EpochBasedRunner and max_epochs')
-    return runner['max_epochs']
+    if not isinstance(epochs, int) or isinstance(epochs, bool) or epochs < 1:
+        raise ConfigError(f'runner.max_epochs={epochs!r}: a training takes at least one epoch, in '
+                          'whole numbers')
+    return epochs
+
+
+def _resume_from(cfg, resume: str | None, work_dir: Path) -> str | None:
+    resume = resume or cfg.get('resume_from')
+    if resume == 'auto' or (resume is None and cfg.get('auto_resume')):
+        resume = latest_checkpoint(work_dir)
+    return str(resume) if resume else None
 
 
 def _share_seed(seed: int | None) -> int:

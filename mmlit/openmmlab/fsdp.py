@@ -9,13 +9,15 @@ from mmengine.runner import FlexibleRunner
 from torch.distributed.fsdp import FullyShardedDataParallel
 from torch.distributed.fsdp.wrap import ModuleWrapPolicy
 
-from mmlit.checkpoints import replace_when_whole
-from mmlit.checkpoints.allow_list import EXTENDABLE, SAFE_TYPES
+from mmlit.checkpoints import describe, replace_when_whole
+from mmlit.checkpoints.allow_list import EXTENDABLE
+from mmlit.checkpoints.meta import check_same
 from mmlit.checkpoints.writing import temporary_name
-from mmlit.errors import ConfigError
+from mmlit.errors import CheckpointError, ConfigError
 from mmlit.models.litv2 import Block
+from mmlit.resuming import read_training
 
-from .resuming import check_hooks, check_state, read_training, say_stateful_transforms
+from .resuming import check_hooks, check_state, say_stateful_transforms
 from .runner import StepsTaken
 
 # For configs: auto_wrap_policy='mmlit.openmmlab.fsdp.wrap_blocks'. Nothing inside the token merging
@@ -48,6 +50,7 @@ class ResumableFlexibleRunner(StepsTaken, FlexibleRunner):
         if meta:  # to the one of the two that the checkpoint is named by, mmengine adds one
             loop._epoch, loop._iter = meta['epoch'] - by_epoch, meta['iter'] - (not by_epoch)
         try:
+            meta = {**(meta or {}), **describe(self.model)}
             super().save_checkpoint(*args, meta=meta, by_epoch=by_epoch, **kwargs)
         finally:
             loop._epoch, loop._iter = counts
@@ -65,10 +68,13 @@ class ResumableFSDPStrategy(FSDPStrategy):
             replace_when_whole(partial, filename)
 
     def load_checkpoint(self, filename: str, **kwargs) -> dict:
-        check_state(read_training(filename), filename, self.optim_wrapper,
-                    self.param_schedulers, model=None)
-        with torch.serialization.safe_globals(SAFE_TYPES):
-            checkpoint = super().load_checkpoint(filename, **kwargs)
+        training = read_training(filename)
+        check_state(training, filename, self.optim_wrapper, self.param_schedulers, model=None)
+        try:
+            check_same(self.model, training['meta'])
+        except CheckpointError as e:
+            raise CheckpointError(f'checkpoint {filename}: {e}') from None
+        checkpoint = super().load_checkpoint(filename, **kwargs)
         # Resuming would run this text as Python, to find a number of GPUs.
         checkpoint['meta'].pop('config', None)
         return checkpoint

@@ -17,8 +17,9 @@ from mmengine.runner import Runner, set_random_seed
 from mmlit.checkpoints import describe, fill_model, read_checkpoint, written_whole
 from mmlit.errors import CheckpointError, ConfigError, DivergedError
 from mmlit.finite import ADVICE, check_losses, check_weights, not_finite
+from mmlit.resuming import read_training
 
-from .resuming import check_hooks, check_state, read_training, say_stateful_transforms
+from .resuming import check_hooks, check_state, say_stateful_transforms
 
 
 class StepsTaken:

@@ -12,12 +12,13 @@ from mmlit.config_keys import check_top_level, merge_options
 from mmlit.config_types import type_name
 from mmlit.distributed import process_group
 from mmlit.errors import ConfigError, MMLitError
+from mmlit.resuming import read_training
 from mmlit.work_dir import latest_checkpoint, lock_work_dir
 
 from .checks import check_config
 from .fsdp import ResumableFlexibleRunner, prepare_fsdp
 from .keys import known_keys
-from .resuming import keep_seed, read_training
+from .resuming import keep_seed
 from .runner import ResumableRunner
 from .scopes import import_scope
 

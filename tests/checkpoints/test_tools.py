@@ -58,40 +58,6 @@ def test_publishing_keeps_what_inference_needs(tool, training, tmp_path, suffix)
     assert not {'seed', 'config'} & set(published['meta'])
 
 
-def test_nothing_is_replaced_unless_asked(tool, training, tmp_path):
-    tool('publish_model.py', training, tmp_path / 'litv2.pth')
-    before = files(tmp_path)
-    assert len(before) == 2
-    code, _ = tool('publish_model.py', training, tmp_path / 'litv2.pth')
-    assert 'exists already' in code
-    for script, target, extra in (('publish_model.py', tmp_path / 'litv2.pth', []),
-                                  ('convert_checkpoint.py', training, ['--to', 'official'])):
-        code, _ = tool(script, training, target, *extra)
-        assert code != 0 and files(tmp_path) == before
-    code, _ = tool('publish_model.py', training, tmp_path / 'litv2.pth', '--overwrite')
-    assert code == 0 and files(tmp_path).keys() == before.keys()
-    (tmp_path / 'mine.pth').write_text('mine')
-    code, _ = tool('convert_checkpoint.py', training, tmp_path / 'mine.pth', '--to', 'official')
-    assert 'exists already' in code and (tmp_path / 'mine.pth').read_text() == 'mine'
-    code, _ = tool('convert_checkpoint.py', training, tmp_path / 'mine.pth', '--to', 'official',
-                   '--overwrite')
-    assert code == 0 and 'model' in read_checkpoint(tmp_path / 'mine.pth')
-
-
-@pytest.mark.parametrize('link', ['symlink_to', 'hardlink_to', None])
-@pytest.mark.parametrize('overwrite', [[], ['--overwrite']])
-def test_the_source_is_never_the_target(tool, training, tmp_path, link, overwrite):
-    target = training
-    if link:
-        target = tmp_path / 'link.pth'
-        getattr(target, link)(training)
-    before = training.read_bytes()
-    code, _ = tool('convert_checkpoint.py', training, target, '--to', 'mmlit', *overwrite)
-    assert 'is the file that is read' in code and training.read_bytes() == before
-    tool('publish_model.py', training, training, *overwrite)
-    assert training.read_bytes() == before
-
-
 @pytest.mark.parametrize('change, why', [
     (lambda t: t.to(torch.int8), 'int8'), (lambda t: t * float('nan'), 'not finite')])
 def test_broken_weights_are_not_passed_on(tool, tmp_path, change, why):

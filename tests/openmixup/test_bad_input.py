@@ -28,7 +28,9 @@ def fails(command_line, data_options, tmp_path):
 
 @pytest.mark.parametrize('key', ['list_file', 'root'])
 def test_missing_data(fails, tmp_path, key):
-    message = fails(f'data.train.data_source.{key}=nowhere/digits')
+    (tmp_path / 'empty').mkdir()  # without folders to take in place of a list
+    message = fails(f'data.train.data_source.root={tmp_path}/empty',
+                    f'data.train.data_source.{key}=nowhere/digits')
     assert f'data.train.data_source.{key}' in message
     assert os.path.abspath('nowhere/digits') in message
     assert not (tmp_path / 'work').exists()

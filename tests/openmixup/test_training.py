@@ -253,7 +253,7 @@ print(type(build_model(cfg.model).backbone), __name__)
     config = ROOT / 'configs/classification/imagenet/lit_v2/lit_v2_small_8xb128_cos_fp16_ep300.py'
     done = subprocess.run([sys.executable, '-m', 'mmlit.openmixup', script, config],
                           capture_output=True, text=True, cwd=tmp_path)
-    assert "<class 'mmlit.models.litv2.LITv2'> __main__" in done.stdout, done.stderr
+    assert "<class 'mmlit.openmixup.backbone.LITv2'> __main__" in done.stdout, done.stderr
 
 
 @pytest.mark.gpu

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from mmlit import resuming as shared
 from mmlit.checkpoints import read_checkpoint
 from mmlit.errors import CheckpointError, ConfigError, DivergedError
 from mmlit.openmmlab import resuming
@@ -63,8 +64,9 @@ def run(tmp_path):
 @pytest.fixture
 def warnings(monkeypatch):
     lines = []
-    monkeypatch.setattr(resuming, 'print_log', lambda message, logger, level=logging.INFO:
-                        lines.append(message))
+    for module in (resuming, shared):
+        monkeypatch.setattr(module, 'print_log', lambda message, logger, level=logging.INFO:
+                            lines.append(message))
     return lines
 
 

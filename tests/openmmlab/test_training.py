@@ -10,10 +10,8 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from mmengine.logging import HistoryBuffer
 
 from mmlit.checkpoints import read_checkpoint
-from mmlit.errors import CheckpointError
 from mmlit.openmmlab.runner import ShareBuffersHook
 
 from ..conftest import GOLDEN_ARCH
@@ -205,20 +203,3 @@ def test_errors(config, tmp_path, monkeypatch):
     assert 'base_batch_size' in fails('train.py', config, '--auto-scale-lr')
     (tmp_path / 'broken.py').write_text("_base_ = 'mmdet::none.py'\n")
     assert 'cannot load the config' in fails('train.py', tmp_path / 'broken.py')
-
-
-class Reach:
-    """Pickled, it asks getattr for what is not a statistic of mmengine's."""
-
-    def __init__(self, *args):
-        self.args = args
-
-    def __reduce__(self):
-        return getattr, self.args
-
-
-@pytest.mark.parametrize('wanted', [(HistoryBuffer, '__init__'), (torch.Tensor, 'numpy')])
-def test_allowed_types_reach_nothing_else(tmp_path, wanted):
-    torch.save(dict(state_dict={}, extra=Reach(*wanted)), tmp_path / 'x.pth')
-    with pytest.raises(CheckpointError, match='pickled objects, getattr, and'):
-        read_checkpoint(tmp_path / 'x.pth')
