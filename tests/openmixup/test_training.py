@@ -267,3 +267,26 @@ def test_on_a_gpu(options, tmp_path, use_fp16):
     assert f'precision: {"float16" if use_fp16 else "float32"}' in out and 'on cuda:0' in out
     scores = [float(s) for s in re.findall(r'Epoch\(val\) .*head0_top1: ([\d.]+)', out)]
     assert len(scores) == 6 and max(scores) > 20
+
+
+def test_ctrl_c_is_one_line_that_says_how_to_go_on(data_options, tmp_path):
+    """Also where data loaders have processes of their own, which the terminal stops, too."""
+    options = [*data_options, 'data.workers_per_gpu=2', 'runner.max_epochs=1000',
+               'log_config.interval=1']
+    command = [sys.executable, '-W', 'ignore', ROOT / 'tools/train.py', DEMO, '--work-dir',
+               tmp_path / 'run', '--cfg-options', *options]
+    process = subprocess.Popen([str(c) for c in command], text=True, start_new_session=True,
+                               env=dict(os.environ, CUDA_VISIBLE_DEVICES=''),
+                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    lines = []
+    for line in process.stdout:
+        lines.append(line)
+        if 'Epoch [2]' in line:
+            os.killpg(process.pid, signal.SIGINT)
+            break
+    rest = process.communicate(timeout=120)[0]
+    assert process.returncode == 130, ''.join(lines[-5:]) + rest
+    assert 'Traceback' not in rest
+    last = rest.strip().splitlines()[-1]
+    assert last.startswith('stopped by Ctrl-C') and last.endswith('--resume')
+    assert (tmp_path / 'run/epoch_1.pth').exists()
