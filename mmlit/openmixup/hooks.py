@@ -41,6 +41,12 @@ class ValidateHook(OpenmixupValidateHook):
     """openmixup's, which removes the best checkpoint before it has written the better one, asks for
     the five best of three classes, and fails where ``save_best`` names one of several heads."""
 
+    def before_run(self, runner) -> None:
+        """Prepare; the validation before the training is left to :class:`FirstValidationHook`."""
+        initial, self.initial = self.initial, False
+        super().before_run(runner)
+        self.initial = initial
+
     def _run_validate(self, runner) -> None:
         self._named = []
         super()._run_validate(runner)
@@ -68,6 +74,21 @@ class ValidateHook(OpenmixupValidateHook):
             self.best_ckpt_path = previous
         elif previous and previous != self.best_ckpt_path:
             Path(previous).unlink(missing_ok=True)
+
+
+class FirstValidationHook(Hook):
+    """Validates before the training, if its hook is to, when all hooks have prepared the model.
+
+    Args:
+        validation: The hook of the validation.
+    """
+
+    def __init__(self, validation: ValidateHook):
+        self.validation = validation
+
+    def before_run(self, runner) -> None:
+        if self.validation.initial:
+            self.validation._run_validate(runner)
 
 
 class SeedEpochHook(Hook):

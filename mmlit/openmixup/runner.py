@@ -25,6 +25,7 @@ class ResumableRunner(EpochBasedRunner):
     resumes from.
     """
 
+    iters_per_epoch: int | None = None
     state: TrainingState | None = None
     resumed: dict | None = None
 
@@ -70,7 +71,7 @@ class ResumableRunner(EpochBasedRunner):
         bad = not_finite({'the model': self.model.module})
         if bad:
             raise DivergedError(f'{bad} is not finite: {name} is not written. {ADVICE}')
-        meta = {**(meta or {}), **self.state.changes(), ITERS: len(self.data_loader)}
+        meta = {**(meta or {}), **self.state.changes(), ITERS: self.iters_per_epoch}
         with written_whole(out_dir / name) as partial:
             super().save_checkpoint(out_dir, partial.name, save_optimizer, meta,
                                     create_symlink=False)
@@ -79,13 +80,12 @@ class ResumableRunner(EpochBasedRunner):
             link.symlink_to(name)
             os.replace(link, out_dir / 'latest.pth')
 
-    def restore(self, checkpoint: dict, source: str, iters_per_epoch: int) -> list[str]:
+    def restore(self, checkpoint: dict, source: str) -> list[str]:
         """Take up the training state of a checkpoint whose weights the model already has.
 
         Args:
             checkpoint: As :func:`load_training` returned it.
             source: Its path, for messages.
-            iters_per_epoch: Of the training at hand, which may run on another number of processes.
 
         Returns:
             The settings of its optimizer that differ from this one's, and are kept.
@@ -110,7 +110,8 @@ class ResumableRunner(EpochBasedRunner):
             raise CheckpointError(f'checkpoint {source} cannot be resumed: {e}. --load-from starts '
                                   'a new training from its weights.') from None
         self._epoch = meta['epoch']
-        self._iter = self._epoch * iters_per_epoch
+        # This training may run on another number of processes.
+        self._iter = self._epoch * self.iters_per_epoch
         # Best score so far, and the loss scale.
         self.meta.update({k: meta[k] for k in ('hook_msgs', 'fp16') if k in meta})
         self.optimizer.load_state_dict(checkpoint['optimizer'])

@@ -29,6 +29,7 @@ from .checks import check_model
 from .compat import process_group, without_idle_warnings, without_prefetch
 from .data import build_dataset, build_train_loader, labels_of
 from .hooks import (
+    FirstValidationHook,
     HostMemoryHook,
     OptimizerHook,
     SeedEpochHook,
@@ -103,7 +104,8 @@ def train(config: str,
             meta=dict(seed=seed, exp_name=Path(config).name, config=cfg.pretty_text,
                       mmlit_version=__version__),
             max_epochs=max_epochs)
-        kept = runner.restore(resumed, source, len(loader)) if resumed else []
+        runner.iters_per_epoch = len(loader)
+        kept = runner.restore(resumed, source) if resumed else []
 
         stack.enter_context(lock_work_dir(work_dir))
         runner.work_dir = str(work_dir)
@@ -220,7 +222,8 @@ def _register_hooks(runner, cfg, seed: int, hooks: list, val_set,
             imgs_per_gpu=cfg.data.imgs_per_gpu, workers_per_gpu=cfg.data.workers_per_gpu,
             img_norm_cfg=cfg.img_norm_cfg)
         settings.update(cfg.evaluation)
-        runner.register_hook(ValidateHook(val_set, **settings), priority='NORMAL')
+        validation = ValidateHook(val_set, **settings)
+        runner.register_hook(validation, priority='NORMAL')
 
     optimizer_config = dict(cfg.get('optimizer_config') or {})
     if amp_dtype == torch.float16:
@@ -238,6 +241,8 @@ def _register_hooks(runner, cfg, seed: int, hooks: list, val_set,
         names = dict(runner.model.module.named_parameters())
         runner.register_hook(build_addtional_scheduler(names, cfg.addtional_scheduler))
     runner.register_hook(StateHook([hook for hook, _ in hooks]), priority='LOWEST')
+    if val_set is not None:
+        runner.register_hook(FirstValidationHook(validation), priority='LOWEST')
 
 
 def _build_optimizer(model, cfg) -> torch.optim.Optimizer:
