@@ -8,6 +8,8 @@ import torch
 
 import mmlit  # `mmseg::` of OneDL's forks needs it before the config
 
+from .conftest import GOLDEN_ARCH
+
 README = (Path(__file__).parents[1] / 'README.md').read_text(encoding='utf-8')
 EXAMPLES = re.findall(r'```python\n(.*?)```', README, re.S)
 
@@ -22,8 +24,8 @@ def skip_without(package: str) -> None:
         pytest.skip(f'{package} lives in the other environment')
 
 
-def test_there_are_five():
-    assert len(EXAMPLES) == 5
+def test_there_are_six():
+    assert len(EXAMPLES) == 6
 
 
 def test_plain_pytorch():
@@ -50,6 +52,19 @@ def test_openmixup():
     cfg = Config.fromstring(example('# openmixup'), '.py')  # custom_imports makes it importable
     from openmixup.models import build_model
     assert type(build_model(cfg.model).backbone).__name__ == 'LITv2'
+
+
+def test_layer_wise_learning_rates():
+    from mmengine.optim import build_optim_wrapper
+    scope = {}
+    exec(example('optim_wrapper'), scope)
+    model = mmlit.LITv2Classifier(GOLDEN_ARCH)
+    wrapper = build_optim_wrapper(model, dict(
+        type='OptimWrapper', optimizer=dict(type='AdamW', lr=1., weight_decay=0.1),
+        **scope['optim_wrapper']))
+    groups = wrapper.optimizer.param_groups
+    assert {g['lr'] for g in groups} == {0.8**n for n in range(7)}
+    assert {g.get('weight_decay') for g in groups} == {0., 0.1}
 
 
 @pytest.mark.parametrize('package', ['mmdet', 'mmseg'])

@@ -10,6 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mmlit import ops
 from mmlit.models import HiLoAttention, LITv2Classifier
+from mmlit.models.litv2 import Stage
 
 try:
     from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -61,9 +62,10 @@ def flops_by_module(model: nn.Module, shape: Sequence[int]) -> dict[str, int]:
 
     def macs(name: str, module: nn.Module) -> int:
         key = '.'.join(filter(None, [type(model).__name__, name]))
-        if key in counts:
+        if key in counts and not isinstance(module, Stage):
             return sum(counts[key].values()) // 2  # the counter's unit is one multiply or add
-        # A container that is never called itself, such as a list of stages.
+        # A container: never called itself, such as a list of stages, or called for a part of what
+        # is in it.
         return sum(macs(f'{name}.{child}'.lstrip('.'), m) for child, m in module.named_children())
 
     return {name: macs(name, module) for name, module in model.named_modules()}
