@@ -1,0 +1,269 @@
+"""RoIAlign and RoIPool: the maps of boxes, all of one size.
+
+RoIAlign with averages reads a map at points of a regular grid, bilinearly. The weights of rows and
+of columns are independent, and neighbouring points share pixels, so each output pixel is one
+weighted sum of few rows of a channels-last map: ``embedding_bag``, called once for all boxes whose
+grids are of one size.
+"""
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .torchvision_ops import torchvision_operator
+
+__all__ = ['roi_align_backward', 'roi_align_forward', 'roi_pool_backward', 'roi_pool_forward']
+
+ENTRIES = 2**22  # how many weights are made at once
+
+
+def roi_align_forward(input: Tensor, rois: Tensor, output: Tensor, argmax_y: Tensor,
+                      argmax_x: Tensor, aligned_height: int, aligned_width: int,
+                      spatial_scale: float, sampling_ratio: int, pool_mode: int,
+                      aligned: bool) -> None:
+    """Fill ``output`` with the maps of boxes (He et al., Mask R-CNN, arXiv 1703.06870, section 3).
+
+    Args:
+        input: Map, shape (B, C, H, W).
+        rois: Image and corners (b, x1, y1, x2, y2), shape (N, 5).
+        output: Shape (N, C, aligned_height, aligned_width).
+        argmax_y: With pool_mode 0, filled with the row of each maximum, -1 for none; shape of
+            ``output``.
+        argmax_x: The same for columns.
+        aligned_height: Height of the outputs.
+        aligned_width: Width of the outputs.
+        spatial_scale: From the coordinates of boxes to those of the map.
+        sampling_ratio: Points per output pixel and axis; 0 for one per pixel of the map.
+        pool_mode: 0 for the maximum over the points, 1 for their average.
+        aligned: Whether the centre of the first pixel is at 0.5 rather than 0.
+    """
+    size = aligned_height, aligned_width
+    if pool_mode == 1 and input.is_cuda:
+        compiled = torchvision_operator('roi_align', input)
+        if compiled is not None:
+            output.copy_(compiled(input, rois.to(input.dtype), spatial_scale, *size, sampling_ratio,
+                                  aligned))
+            return
+    rows = _rows(input)
+    boxes = _Boxes(rois, input.shape[2:], size, spatial_scale, sampling_ratio, aligned)
+    if pool_mode == 1:
+        for chosen, index, weights in boxes.averages():
+            out = F.embedding_bag(index, rows, per_sample_weights=weights, mode='sum')
+            output[chosen] = out.view(-1, *size, rows.shape[1]).permute(0, 3, 1, 2).to(output.dtype)
+        return
+    output.fill_(-10000)  # mmcv's maximum over no points, of a box without area
+    argmax_y.fill_(-1)
+    argmax_x.fill_(-1)
+    for chosen, y, x, index, weights in boxes.points():
+        points = F.embedding_bag(index.view(-1, 4), rows, per_sample_weights=weights.view(-1, 4),
+                                 mode='sum')
+        best, which = points.view(*y.shape, -1).max(dim=-2)
+        output[chosen] = best.permute(0, 3, 1, 2).to(output.dtype)
+        for buffer, positions in ((argmax_y, y), (argmax_x, x)):
+            found = positions.unsqueeze(-1).expand(*y.shape, rows.shape[1]).gather(
+                -2, which.unsqueeze(-2)).squeeze(-2)
+            buffer[chosen] = found.permute(0, 3, 1, 2).to(buffer.dtype)
+
+
+def roi_align_backward(grad_output: Tensor, rois: Tensor, argmax_y: Tensor, argmax_x: Tensor,
+                       grad_input: Tensor, aligned_height: int, aligned_width: int,
+                       spatial_scale: float, sampling_ratio: int, pool_mode: int,
+                       aligned: bool) -> None:
+    """Add the gradient of the map to ``grad_input``; arguments as in the forward pass."""
+    B, C, H, W = grad_input.shape
+    total = torch.zeros(B * H * W, C, device=grad_input.device, dtype=_wide(grad_input))
+    size = aligned_height, aligned_width
+    if pool_mode == 1:
+        boxes = _Boxes(rois, (H, W), size, spatial_scale, sampling_ratio, aligned)
+        for chosen, index, weights in boxes.averages():
+            grad = grad_output[chosen].to(total.dtype).permute(0, 2, 3, 1).reshape(-1, C)
+            _scatter_rows(total, index, weights, grad)
+    else:
+        _scatter_maxima(total.view(B, H, W, C), grad_output, rois, argmax_y, argmax_x)
+    grad_input.add_(total.view(B, H, W, C).permute(0, 3, 1, 2).to(grad_input.dtype))
+
+
+class _Boxes:
+    """Where boxes read a map.
+
+    Args:
+        rois: Shape (N, 5).
+        shape: Height and width of the map.
+        size: Height and width of the outputs.
+        scale: From the coordinates of boxes to those of the map.
+        sampling_ratio: Points per output pixel and axis, or 0.
+        aligned: As in :func:`roi_align_forward`.
+    """
+
+    def __init__(self, rois: Tensor, shape: tuple[int, int], size: tuple[int, int], scale: float,
+                 sampling_ratio: int, aligned: bool):
+        rois = rois.to(_wide(rois))
+        self.shape, self.size = tuple(shape), size
+        self.image = rois[:, 0].long()
+        corners = rois[:, 1:] * scale - (0.5 if aligned else 0.)
+        sides = corners[:, 2:] - corners[:, :2]
+        if not aligned:
+            sides = sides.clamp(min=1.)
+        self.start = corners[:, [1, 0]]  # y, x
+        self.bin = sides[:, [1, 0]] / torch.tensor(size, dtype=rois.dtype, device=rois.device)
+        self.merges = sampling_ratio <= 0
+        if self.merges:
+            self.grid = self.bin.ceil().long().clamp(min=0)
+        else:
+            self.grid = torch.full_like(self.bin, sampling_ratio, dtype=torch.long)
+
+    def averages(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Boxes in groups: which ones, and of each of their output pixels the indices of rows of
+        the map and their weights, each (boxes * height * width, L)."""
+        for chosen, (gh, gw) in self._groups():
+            iy, wy = self._axis(chosen, 0, gh)
+            ix, wx = self._axis(chosen, 1, gw)
+            index = (iy[:, :, None, :, None] * self.shape[1] + ix[:, None, :, None, :]
+                     + self._first_row(chosen).view(-1, 1, 1, 1, 1))
+            weights = wy[:, :, None, :, None] * wx[:, None, :, None, :]
+            yield chosen, index.flatten(0, 2).flatten(1), weights.flatten(0, 2).flatten(1)
+
+    def points(self) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor, Tensor]]:
+        """Boxes in groups: which ones, the positions y and x of the points of each output pixel,
+        (boxes, height, width, points), and the indices and weights of their four neighbours."""
+        for chosen, (gh, gw) in self._groups():
+            (y, y0, y1, fy, in_y), (x, x0, x1, fx, in_x) = (
+                self._positions(chosen, axis, grid) for axis, grid in enumerate((gh, gw)))
+            rows = torch.stack([y0, y0, y1, y1], dim=-1)[:, :, None, :, None]
+            cols = torch.stack([x0, x1, x0, x1], dim=-1)[:, None, :, None, :]
+            wy = torch.stack([1 - fy, 1 - fy, fy, fy], dim=-1) * in_y.unsqueeze(-1)
+            wx = torch.stack([1 - fx, fx, 1 - fx, fx], dim=-1) * in_x.unsqueeze(-1)
+            index = rows * self.shape[1] + cols + self._first_row(chosen).view(-1, *[1] * 5)
+            weights = wy[:, :, None, :, None] * wx[:, None, :, None, :]
+            inside = in_y[:, :, None, :, None] & in_x[:, None, :, None, :]
+            y, x = (torch.where(inside, t, -1.) for t in (
+                y[:, :, None, :, None], x[:, None, :, None, :]))
+            yield (chosen, y.flatten(3), x.flatten(3), index.flatten(3, 4), weights.flatten(3, 4))
+
+    def _groups(self) -> Iterator[tuple[Tensor, tuple[int, int]]]:
+        """Indices of boxes whose grids are of one size, and that size; those without points are
+        left out, for their outputs stay zero."""
+        width = int(self.grid.max()) + 1 if len(self.grid) else 1
+        keys = self.grid[:, 0] * width + self.grid[:, 1]
+        for key in keys.unique().tolist():
+            gh, gw = divmod(key, width)
+            if gh == 0 or gw == 0:
+                continue
+            chosen = (keys == key).nonzero().squeeze(1)
+            entries = self.size[0] * self.size[1] * 4 * gh * gw
+            for part in chosen.split(max(ENTRIES // entries, 1)):
+                yield part, (gh, gw)
+
+    def _first_row(self, chosen: Tensor) -> Tensor:
+        return self.image[chosen] * (self.shape[0] * self.shape[1])
+
+    def _positions(self, chosen: Tensor, axis: int, grid: int) -> tuple[Tensor, ...]:
+        """Positions (boxes, bins, grid) along an axis, the two pixels beside each, how far it is
+        from the first, and whether it is inside the map, or less than a pixel outside."""
+        n, bins = self.shape[axis], self.size[axis]
+        start, side = self.start[chosen, axis].view(-1, 1, 1), self.bin[chosen, axis].view(-1, 1, 1)
+        steps = torch.arange(max(bins, grid), device=start.device, dtype=start.dtype)
+        at = start + steps[:bins].view(1, -1, 1) * side + (steps[:grid] + 0.5) * side / grid
+        inside = (at >= -1) & (at <= n)
+        at = at.clamp(0, n - 1)
+        low = at.long()
+        return at, low, (low + 1).clamp(max=n - 1), at - low, inside
+
+    def _axis(self, chosen: Tensor, axis: int, grid: int) -> tuple[Tensor, Tensor]:
+        """Indices and weights (boxes, bins, L) along an axis, averaged over the points of a bin."""
+        _, low, high, part, inside = self._positions(chosen, axis, grid)
+        weights = torch.cat([(1 - part) * inside, part * inside], dim=-1) / grid
+        if not self.merges:
+            return torch.cat([low, high], dim=-1), weights
+        # Points lie at most one pixel apart: they touch grid + 1 pixels, each several times.
+        first = low[..., :1]
+        merged = weights.new_zeros(*low.shape[:2], grid + 1)
+        merged.scatter_add_(-1, torch.cat([low, high], dim=-1) - first, weights)
+        index = first + torch.arange(grid + 1, device=low.device)
+        return index.clamp(max=self.shape[axis] - 1), merged
+
+
+def _rows(x: Tensor) -> Tensor:
+    """Pixels of a map (B, C, H, W) as rows (B * H * W, C)."""
+    return x.permute(0, 2, 3, 1).reshape(-1, x.shape[1]).to(_wide(x))
+
+
+def _wide(x: Tensor) -> torch.dtype:
+    return torch.promote_types(x.dtype, torch.float32)
+
+
+def _scatter_rows(total: Tensor, index: Tensor, weights: Tensor, grad: Tensor) -> None:
+    """Add the rows ``grad`` (N, C), weighted by ``weights`` (N, L), to rows ``index`` of total."""
+    bags = torch.arange(len(grad), device=grad.device).repeat_interleave(index.shape[1])
+    matrix = torch.sparse_coo_tensor(torch.stack([index.flatten(), bags]), weights.flatten(),
+                                     (len(total), len(grad)), check_invariants=False)
+    total.addmm_(matrix, grad) if not total.is_cuda else total.add_(torch.sparse.mm(matrix, grad))
+
+
+def _scatter_maxima(total: Tensor, grad: Tensor, rois: Tensor, argmax_y: Tensor,
+                    argmax_x: Tensor) -> None:
+    """Add the gradients of maxima (N, C, h, w) to the four neighbours of where they were found."""
+    _, H, W, C = total.shape
+    y, x = argmax_y.to(total.dtype), argmax_x.to(total.dtype)
+    found = (y >= 0) & (x >= 0)
+    y, x = y.clamp(min=0), x.clamp(min=0)
+    y0, x0 = y.long(), x.long()
+    fy, fx = y - y0, x - x0
+    image = rois[:, 0].long().view(-1, 1, 1, 1)
+    channel = torch.arange(C, device=total.device).view(1, -1, 1, 1)
+    flat = total.view(-1)
+    for row, wy in ((y0, 1 - fy), ((y0 + 1).clamp(max=H - 1), fy)):
+        for col, wx in ((x0, 1 - fx), ((x0 + 1).clamp(max=W - 1), fx)):
+            index = ((image * H + row) * W + col) * C + channel
+            flat.index_add_(0, index.flatten(), (grad * wy * wx * found).to(flat.dtype).flatten())
+
+
+def roi_pool_forward(input: Tensor, rois: Tensor, output: Tensor, argmax: Tensor,
+                     pooled_height: int, pooled_width: int, spatial_scale: float) -> None:
+    """Fill ``output`` with the maxima of the parts of boxes (Girshick, Fast R-CNN, section 2.1).
+
+    Args:
+        input: Map, shape (B, C, H, W).
+        rois: Image and corners (b, x1, y1, x2, y2), shape (N, 5).
+        output: Shape (N, C, pooled_height, pooled_width); 0 where a part is empty.
+        argmax: Filled with the pixel (y * W + x) of each maximum, -1 for none.
+        pooled_height: Height of the outputs.
+        pooled_width: Width of the outputs.
+        spatial_scale: From the coordinates of boxes to those of the map.
+    """
+    _, C, H, W = input.shape
+    argmax.fill_(-1)
+    wide = rois.to(_wide(rois))
+    corners = torch.cat([wide[:, 1:3], wide[:, 3:] + 1], dim=1) * spatial_scale
+    for n, (x1, y1, x2, y2) in enumerate(corners.unbind(0) if len(corners) else []):
+        if x2 <= x1 or y2 <= y1:
+            continue
+        rows = _bins(y1, y2 - y1, pooled_height, H)
+        cols = _bins(x1, x2 - x1, pooled_width, W)
+        image = input[int(rois[n, 0])]
+        for i, (top, bottom) in enumerate(rows):
+            for j, (left, right) in enumerate(cols):
+                if bottom > top and right > left:
+                    best, at = image[:, top:bottom, left:right].reshape(C, -1).max(dim=1)
+                    output[n, :, i, j] = best
+                    y, x = at // (right - left) + top, at % (right - left) + left
+                    argmax[n, :, i, j] = (y * W + x).to(argmax.dtype)
+
+
+def roi_pool_backward(grad_output: Tensor, rois: Tensor, argmax: Tensor, grad_input: Tensor,
+                      pooled_height: int, pooled_width: int, spatial_scale: float) -> None:
+    """Add the gradient of the map to ``grad_input``; arguments as in the forward pass."""
+    B, C, H, W = grad_input.shape
+    found = argmax >= 0
+    image = rois[:, 0].long().view(-1, 1, 1, 1)
+    channel = torch.arange(C, device=argmax.device).view(1, -1, 1, 1)
+    index = (image * C + channel) * H * W + argmax.clamp(min=0)
+    grad_input.view(-1).index_add_(0, index.flatten(), (grad_output * found).flatten())
+
+
+def _bins(start: Tensor, side: Tensor, bins: int, n: int) -> list[tuple[int, int]]:
+    """First pixel of each part of an axis, and the one after its last."""
+    steps = torch.arange(bins + 1, device=start.device, dtype=start.dtype) * (side / bins) + start
+    low, high = steps[:-1].floor().clamp(0, n), steps[1:].ceil().clamp(0, n)
+    return list(zip(low.int().tolist(), high.int().tolist(), strict=True))
