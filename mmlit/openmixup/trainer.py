@@ -10,7 +10,7 @@ import openmixup.datasets
 import torch
 from mmcv.cnn.utils import revert_sync_batchnorm
 from mmcv.runner import DistSamplerSeedHook, Hook, get_dist_info, get_priority
-from mmengine.logging import MMLogger, print_log
+from mmengine.logging import MMLogger
 from openmixup.apis import set_random_seed
 from openmixup.core.hooks import Fp16OptimizerHook, build_addtional_scheduler, build_hook
 from openmixup.core.optimizers import build_optimizer
@@ -110,7 +110,7 @@ def train(config: str,
         stack.enter_context(lock_work_dir(work_dir))
         runner.work_dir = str(work_dir)
         runner.logger, runner.timestamp = _start_logging(work_dir, cfg, seed, deterministic)
-        _log_beginning(runner, amp_dtype, kept)
+        _log_beginning(runner, cfg, amp_dtype, kept)
         _set_backends(cfg, deterministic)
         _register_hooks(runner, cfg, seed, hooks, val_set, amp_dtype)
         runner.run([loader], [('train', 1)])
@@ -251,7 +251,7 @@ def _build_optimizer(model, cfg) -> torch.optim.Optimizer:
         return build_optimizer(model, cfg.optimizer)
 
 
-def _log_beginning(runner, amp_dtype: torch.dtype | None, kept: list[str]) -> None:
+def _log_beginning(runner, cfg, amp_dtype: torch.dtype | None, kept: list[str]) -> None:
     groups = Counter()
     for group in runner.optimizer.param_groups:
         key = (group.get('initial_lr', group['lr']), group.get('weight_decay', 0))
@@ -259,8 +259,11 @@ def _log_beginning(runner, amp_dtype: torch.dtype | None, kept: list[str]) -> No
     runner.logger.info('optimizer %s: %s', type(runner.optimizer).__name__, ', '.join(
         f'{n:,} weights with lr {lr:g} and weight decay {wd:g}'
         for (lr, wd), n in groups.items()))
+    float32 = 'float32'
+    if cfg.get('use_fp16', False):
+        float32 += ' (this CPU has no bfloat16 instructions)'
     runner.logger.info('precision: %s', {
-        None: 'float32', torch.float16: 'float16 autocast with loss scaling',
+        None: float32, torch.float16: 'float16 autocast with loss scaling',
         torch.bfloat16: 'bfloat16 autocast (the CPU has no use for float16)'}[amp_dtype])
     say_kept(kept)
     if runner.epoch:
@@ -325,7 +328,6 @@ def _amp_dtype(cfg, device: torch.device) -> torch.dtype | None:
     native = ('_is_avx512_bf16_supported', '_is_amx_tile_supported')
     if any(getattr(torch.cpu, name, bool)() for name in native):
         return torch.bfloat16
-    print_log('this CPU has no bfloat16 instructions: use_fp16 is not used', logger='current')
     return None
 
 

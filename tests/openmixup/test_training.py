@@ -161,8 +161,10 @@ def test_two_processes_equal_one_with_twice_the_batch(options, tmp_path):
         "model.mix_mode=['vanilla']", 'model.alpha=[1.0]', 'data.train.pipeline.1.padding=0',
         'optimizer.type=SGD', 'optimizer.lr=0.05'
     ]
-    finish(start([*options, 'data.imgs_per_gpu=16'], tmp_path / 'one'))
-    finish(start([*options, 'data.imgs_per_gpu=8'], tmp_path / 'two', processes=2))
+    # Gradients of offsets jump where a position crosses a pixel: with this seed, none comes so near
+    # to one that rounding decides on which side it lies.
+    finish(start([*options, 'data.imgs_per_gpu=16'], tmp_path / 'one', seed=5))
+    finish(start([*options, 'data.imgs_per_gpu=8'], tmp_path / 'two', processes=2, seed=5))
     one, two = (state(tmp_path / d / f'epoch_{EPOCHS}.pth') for d in ('one', 'two'))
     assert one['meta']['iter'] == two['meta']['iter'] == 24
     worst = 0
