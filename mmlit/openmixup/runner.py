@@ -6,7 +6,7 @@ import torch
 from mmcv.runner import EpochBasedRunner, Hook
 from torch import nn
 
-from mmlit.checkpoints import fill_model, written_whole
+from mmlit.checkpoints import describe, fill_model, written_whole
 from mmlit.checkpoints.writing import temporary_name
 from mmlit.errors import CheckpointError, ConfigError, DivergedError
 from mmlit.finite import ADVICE, check_losses, check_weights, not_finite
@@ -71,7 +71,8 @@ class ResumableRunner(EpochBasedRunner):
         bad = not_finite({'the model': self.model.module})
         if bad:
             raise DivergedError(f'{bad} is not finite: {name} is not written. {ADVICE}')
-        meta = {**(meta or {}), **self.state.changes(), ITERS: self.iters_per_epoch}
+        meta = {**(meta or {}), **describe(self.model), **self.state.changes(),
+                ITERS: self.iters_per_epoch}
         with written_whole(out_dir / name) as partial:
             super().save_checkpoint(out_dir, partial.name, save_optimizer, meta,
                                     create_symlink=False)
@@ -173,4 +174,4 @@ def load_training(model: nn.Module, checkpoint: dict, source: str, hooks: list[H
     # Moving averages find their place later, for hooks add it to the model: see StateHook.
     weights = {k: v for k, v in checkpoint['state_dict'].items()
                if not str(k).startswith('ema_')}
-    fill_model(model, {**checkpoint, 'state_dict': weights}, source, strict=True)
+    fill_model(model, {**checkpoint, 'state_dict': weights}, source, resume=True)
