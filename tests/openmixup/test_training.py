@@ -88,6 +88,7 @@ def test_log_best_checkpoint_and_test(uninterrupted, options, tmp_path):
     assert len(scores) == EPOCHS and all(0 <= s <= 100 for s in scores)
     (best, ) = work_dir.glob('best_*.pth')
     assert best.name == f'best_head0_top1_epoch_{scores.index(max(scores)) + 1}.pth'
+    assert state(best)['meta']['mmlit']['alpha'] == 0.9  # what its weights mean
     assert [p.name for p in work_dir.glob('epoch_*.pth')] == [f'epoch_{EPOCHS}.pth']
     assert (work_dir / 'latest.pth').resolve().name == f'epoch_{EPOCHS}.pth'
     assert not list(work_dir.glob('.*.tmp*'))
