@@ -278,9 +278,12 @@ def test_ctrl_c_is_one_line_that_says_how_to_go_on(data_options, tmp_path):
                'log_config.interval=1']
     command = [sys.executable, '-W', 'ignore', ROOT / 'tools/train.py', DEMO, '--work-dir',
                tmp_path / 'run', '--cfg-options', *options]
-    process = subprocess.Popen([str(c) for c in command], text=True, start_new_session=True,
-                               env=dict(os.environ, CUDA_VISIBLE_DEVICES=''),
-                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    process = subprocess.Popen(
+        [str(c) for c in command], text=True, start_new_session=True,
+        env=dict(os.environ, CUDA_VISIBLE_DEVICES=''), stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        # Where tests run in the background, it may be ignored, which children inherit.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
     lines = []
     for line in process.stdout:
         lines.append(line)
