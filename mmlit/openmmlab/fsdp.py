@@ -69,7 +69,9 @@ class ResumableFSDPStrategy(FSDPStrategy):
 
     def load_checkpoint(self, filename: str, **kwargs) -> dict:
         training = read_training(filename)
-        check_state(training, filename, self.optim_wrapper, self.param_schedulers, model=None)
+        check_state(training, filename, self.optim_wrapper,
+                    # mmengine has no such attribute without schedulers in the config.
+                    getattr(self, 'param_schedulers', None), model=None)
         try:
             check_same(self.model, training['meta'])
         except CheckpointError as e:

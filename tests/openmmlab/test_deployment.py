@@ -96,7 +96,9 @@ def test_backbone_of_a_detector(config, tmp_path):
     part = load_part(config('mask-rcnn'), checkpoint)
     export_onnx(part, tmp_path / 'model.onnx')
     check(tmp_path / 'model.onnx', model.backbone, part.outputs, [(1, 64, 96), (2, 75, 50)])
-    assert part.preprocessing['mean'] == pytest.approx([0.485, 0.456, 0.406])
+    steps = {name: step for kind in part.preprocessing['steps'] for name, step in kind.items()}
+    assert steps['normalize'] == dict(mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375])
+    assert steps['pad']['divisor'] == 32
 
 
 def test_two_stages_are_refused(config):
