@@ -1,6 +1,8 @@
 """LITv2 for OpenMMLab and openmixup."""
 from .checkpoints import list_pretrained, load_checkpoint, register_safe_types
 from .compat import declare_torchvision_operators, name_mmsegs_distribution
+from .generations import prepare_openmixup
+from .mmcv_ops import supply_extension
 from .models import LITv2, LITv2Classifier, litv2_base, litv2_medium, litv2_small, litv2_tiny
 from .registration import register_openmmlab
 
@@ -14,3 +16,5 @@ register_openmmlab()
 register_safe_types()
 declare_torchvision_operators()
 name_mmsegs_distribution()
+supply_extension()
+prepare_openmixup()

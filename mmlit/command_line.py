@@ -6,13 +6,13 @@ import importlib.util
 import re
 import sys
 from argparse import ArgumentParser, ArgumentTypeError
-from importlib.metadata import PackageNotFoundError, version
 from types import ModuleType
 
 from mmengine.config import DictAction
 
 from mmlit.config_files import TOOLKITS, ConfigFile, read_config
 from mmlit.errors import ConfigError, MMLitError
+from mmlit.generations import INSTALL
 
 # Conditions of the machine that a user can mend, which Python reports as OSError.
 FILE_ERRORS = {
@@ -122,20 +122,16 @@ def trainer_for(config: str) -> tuple[ModuleType, str]:
         ``mmlit.openmixup.trainer`` and 'openmixup', or ``mmlit.openmmlab.trainer`` and 'mmengine'.
 
     Raises:
-        ConfigError: If the config cannot be read, or belongs to another environment; the message
-            names it.
+        ConfigError: If the config cannot be read, or what it needs is not installed.
+        GenerationError: If this process serves the other generation already.
     """
     found = read_config(config)
     generation = found.generation
-    folder = {'openmixup': 'openmixup', 'mmengine': 'openmmlab'}[generation]
     missing = _missing_packages(found)
     if missing:
-        name = {'openmixup': 'an openmixup config (mmcv 1.x)',
-                'mmengine': 'an mmengine config (OpenMMLab 2: mmdet 3, mmseg 1, mmpretrain 1)'}
-        raise ConfigError(
-            f'{config} is {name[generation]} and needs {missing}, and so the environment '
-            f'.envs/{folder}/bin/python (make {folder}; see README). This Python is '
-            f'{_environment()}.')
+        how = INSTALL if missing == 'openmixup' else 'pip install "mmlit[openmmlab]"'
+        raise ConfigError(f'{config} needs {missing}, which {sys.executable} has not: {how}')
+    folder = {'openmixup': 'openmixup', 'mmengine': 'openmmlab'}[generation]
     return importlib.import_module(f'mmlit.{folder}.trainer'), generation
 
 
@@ -148,12 +144,3 @@ def _missing_packages(config: ConfigFile) -> str:
     if config.needs_toolkit and not any(map(importlib.util.find_spec, TOOLKITS)):
         return ' or '.join(TOOLKITS)
     return ''
-
-
-def _environment() -> str:
-    found = []
-    for package in ('openmixup', 'mmcv', 'mmcv-full', 'mmdet', 'mmsegmentation', 'onedl-mmcv',
-                    'mmpretrain', 'onedl-mmdetection', 'onedl-mmsegmentation'):
-        with contextlib.suppress(PackageNotFoundError):
-            found.append(f'{package} {version(package)}')
-    return f'{sys.executable}, with {", ".join(found) or "neither toolkit"}'

@@ -25,5 +25,9 @@ class DivergedError(MMLitError):
     """A training whose losses or weights are no longer finite."""
 
 
+class GenerationError(MMLitError):
+    """The generation of mmcv that is needed is not there, or the other is in use."""
+
+
 class OutputError(MMLitError):
     """A file or folder that cannot be written, or must not be replaced."""

@@ -30,7 +30,7 @@ def load_model(path: str, checkpoint: str):
     """The loaded config at ``path``, and its model, filled and in eval mode.
 
     Raises:
-        MMLitError: If the config belongs to the other environment or does not build, or the
+        MMLitError: If what the config needs is not there, it does not build, or the
             checkpoint does not fit.
     """
     trainer, generation = trainer_for(path)

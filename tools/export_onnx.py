@@ -3,7 +3,7 @@
 python tools/export_onnx.py MODEL OUT.onnx --checkpoint FILE [--part classifier|backbone|head]
                             [--dtype float32|float16|int8] [--calibrate FOLDER]
 
-MODEL is a config (openmixup, mmpretrain, mmdet or mmseg, each in its environment) or litv2_small,
+MODEL is a config (openmixup, mmpretrain, mmdet or mmseg) or litv2_small,
 litv2_medium, litv2_base, litv2_tiny. Batch, height and width stay open. Afterwards the file's
 outputs are compared with PyTorch's.
 """

@@ -6,12 +6,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmlit.errors import ArgumentError
+from mmlit.mmcv_ops import is_compiled
 from mmlit.models import LITv2, LITv2Classifier
 from mmlit.ops import deform_conv2d
 
-try:
+if is_compiled():
     from mmcv.ops import deform_conv2d as mmcv_deform_conv2d
-except (ImportError, AttributeError):  # mmcv is absent, or built without its ops
+else:
     mmcv_deform_conv2d = None
 
 

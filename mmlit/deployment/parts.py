@@ -70,7 +70,7 @@ def load_part(model: str, checkpoint: str | None, part: str | None = None,
 
     Args:
         model: 'litv2_tiny', 'litv2_small', 'litv2_medium', 'litv2_base', or the path of a config:
-            of openmixup, mmpretrain, mmdet or mmseg, in that environment.
+            of openmixup, mmpretrain, mmdet or mmseg.
         checkpoint: Path, URL, or for models by name a name of :func:`mmlit.list_pretrained`.
             None leaves random weights.
         part: 'classifier': logits (B, num_classes). 'backbone': the maps of its ``out_indices``

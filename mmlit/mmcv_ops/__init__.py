@@ -4,6 +4,6 @@
 none (mmcv-lite, or mmcv from its pure-Python wheel), :func:`supply_extension` makes that module
 importable with the functions of this package, which have mmcv's names, arguments and buffers.
 """
-from .extension import supply_extension
+from .extension import is_compiled, supply_extension
 
-__all__ = ['supply_extension']
+__all__ = ['is_compiled', 'supply_extension']

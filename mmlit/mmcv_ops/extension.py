@@ -24,11 +24,19 @@ def supply_extension() -> None:
         sys.meta_path.append(_Finder())  # the last, after those that look into folders
 
 
+def is_compiled() -> bool:
+    """Whether mmcv is there with its own compiled operators."""
+    try:
+        spec = importlib.util.find_spec(NAME)
+    except ModuleNotFoundError:  # no mmcv
+        return False
+    return spec is not None and not isinstance(spec.loader, _Loader)
+
+
 class _Finder(MetaPathFinder):
 
     def find_spec(self, fullname: str, path, target=None) -> ModuleSpec | None:
-        # mmcv 1 has the same module name, but other functions in it.
-        if fullname != NAME or importlib.util.find_spec('mmcv.transforms') is None:
+        if fullname != NAME:
             return None
         return ModuleSpec(NAME, _Loader(), origin='mmlit.mmcv_ops')
 

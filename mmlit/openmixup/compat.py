@@ -17,17 +17,19 @@ from mmengine.logging import print_log
 from torch import Tensor, nn
 
 from mmlit import distributed
-from mmlit.errors import ConfigError
-from mmlit.models.merging import DeformConv2d
+from mmlit.errors import GenerationError
+from mmlit.generations import INSTALL, use_mmcv1
 
 
 def import_openmixup() -> types.ModuleType:
     """Import openmixup, with whatever this environment needs for it."""
-    if 'openmixup' not in sys.modules:
+    if not sys.modules.get('openmixup') and importlib.util.find_spec('openmixup') is None:
+        raise GenerationError(f'openmixup is not installed. This brings it, with mmcv 1: {INSTALL}')
+    if 'openmixup.apis' not in sys.modules:
         with warnings.catch_warnings():
             # mmcv 1.x and openmixup warn of their age, of apex and of mmcv-full.
             warnings.simplefilter('ignore')
-            supply_mmcv_ops()
+            use_mmcv1()
             with optimizers_may_be_replaced():
                 for module in ('openmixup', 'openmixup.models', 'openmixup.core', 'openmixup.apis'):
                     importlib.import_module(module)
@@ -37,44 +39,7 @@ def import_openmixup() -> types.ModuleType:
     return sys.modules['openmixup']
 
 
-# 1. Compiled ops: openmixup 0.2.9 imports `DeformConv2dPack` from `mmcv.ops`, which the pure-Python
-#    mmcv 1.7.2 cannot import. mmcv-full has the real one, which is then left alone.
-def supply_mmcv_ops() -> None:
-    if importlib.util.find_spec('mmcv._ext') is None and 'mmcv.ops' not in sys.modules:
-        ops = types.ModuleType('mmcv.ops', 'Supplied by mmlit: this mmcv has no compiled ops.')
-        ops.DeformConv2dPack = DeformConv2dPack
-        sys.modules['mmcv.ops'] = ops
-
-
-class DeformConv2dPack(DeformConv2d):
-    """mmlit's deformable convolution with the signature and layout (B, C, H, W) of mmcv's.
-
-    Raises:
-        ConfigError: For options that need mmcv-full.
-    """
-
-    def __init__(self, in_channels: int, out_channels: int, kernel_size, stride=1, padding=0,
-                 dilation=1, groups: int = 1, deform_groups: int = 1, bias: bool = False,
-                 im2col_step: int = 32):
-        # mmcv's kernel works in steps of `im2col_step` images; this one takes any batch at once.
-        del im2col_step
-        if groups != 1 or deform_groups != 1 or bias:
-            raise ConfigError('DeformConv2dPack with groups, deform_groups or bias needs mmcv-full '
-                              '1.7.2; mmlit supplies the plain form that LIT uses')
-        sides = [_one_side(v) for v in (kernel_size, stride, padding, dilation)]
-        super().__init__(in_channels, out_channels, *sides, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (B, C, H, W) to (B, C_out, H_out, W_out)."""
-        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2).contiguous()
-
-
-def _one_side(value) -> int:
-    if isinstance(value, int):
-        return value
-    if len(set(value)) != 1:
-        raise ConfigError(f'DeformConv2dPack with sides {tuple(value)} needs mmcv-full 1.7.2')
-    return value[0]
+# 1. mmcv 1, and its compiled ops: see mmlit.generations and mmlit.mmcv_ops.
 
 
 # 2. torch >= 2.5 has `torch.optim.Adafactor`, which mmcv 1.7.2 registers with all of torch.optim;

@@ -5,14 +5,15 @@
 """
 import subprocess
 import sys
-from importlib.machinery import ModuleSpec
 
 import mmcv
+import mmcv.ops
 import numpy as np
 import openmixup.datasets
 import pytest
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from openmixup.models import build_model
 from openmixup.models.augments import cutmix, mixup
 
@@ -51,18 +52,17 @@ def test_openmixups_own_lit_runs_on_the_supplied_ops(golden):
     torch.testing.assert_close(scores, data['logits'], rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize('option', [dict(groups=2), dict(deform_groups=2), dict(bias=True),
-                                    dict(kernel_size=(2, 3))])
-def test_the_supplied_ops_refuse_what_they_cannot_do(option):
-    with pytest.raises(ConfigError, match='mmcv-full'):
-        compat.DeformConv2dPack(**{**dict(in_channels=4, out_channels=4, kernel_size=2), **option})
-
-
-def test_compiled_ops_are_left_alone(monkeypatch):
-    monkeypatch.delitem(sys.modules, 'mmcv.ops', raising=False)
-    monkeypatch.setattr(compat.importlib.util, 'find_spec', lambda name: ModuleSpec(name, None))
-    compat.supply_mmcv_ops()
-    assert 'mmcv.ops' not in sys.modules
+@pytest.mark.parametrize('option', [dict(groups=2), dict(deform_groups=2),
+                                    dict(kernel_size=(2, 3), stride=2)])
+def test_mmcvs_own_layers_run_on_the_supplied_ops(option):
+    layer = mmcv.ops.DeformConv2dPack(**{**dict(in_channels=4, out_channels=4, kernel_size=2),
+                                         **option})
+    assert type(layer).__module__ == 'mmcv.ops.deform_conv'
+    x = torch.randn(3, 4, 7, 6)
+    expected = F.conv2d(x, layer.weight, stride=layer.stride, groups=layer.groups)
+    torch.testing.assert_close(layer(x), expected)  # its offsets are zero at first
+    layer(x).sum().backward()
+    assert layer.conv_offset.weight.grad.abs().max() > 0
 
 
 # 2. optimizers

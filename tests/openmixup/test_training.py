@@ -15,6 +15,7 @@ import torch
 
 from mmlit.openmixup.trainer import train
 
+from ..conftest import free_port
 from .conftest import DEMO, ROOT
 
 pytestmark = pytest.mark.slow
@@ -29,7 +30,7 @@ def start(options, work_dir, *args, processes: int = 1, seed: int = 3,
         command = [ROOT / 'tools/dist_train.sh', DEMO, processes]
     command += ['--work-dir', work_dir, '--seed', seed, *args, '--cfg-options', *options]
     environment = dict(os.environ, PYTHON=sys.executable, PYTHONWARNINGS='ignore',
-                       PORT=str(29500 + os.getpid() % 1000))
+                       PORT=free_port())
     if not cuda:
         environment['CUDA_VISIBLE_DEVICES'] = ''
     return subprocess.Popen([str(c) for c in command], env=environment, text=True,
@@ -181,7 +182,7 @@ def test_two_processes_train_the_demo_as_it_is(options, tmp_path):
     assert '2 process(es)' in out and 'head0_top1' in out
     assert out.count(f'Saving checkpoint at {EPOCHS} epochs') == 1
     checkpoint = tmp_path / f'epoch_{EPOCHS}.pth'
-    environment = dict(os.environ, PYTHON=sys.executable, PORT='29433', CUDA_VISIBLE_DEVICES='')
+    environment = dict(os.environ, PYTHON=sys.executable, PORT=free_port(), CUDA_VISIBLE_DEVICES='')
     command = [ROOT / 'tools/dist_test.sh', DEMO, checkpoint, '2', '--cfg-options', *options]
     done = subprocess.run(list(map(str, command)), env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -237,7 +238,7 @@ def test_through_slurm(options, tmp_path):
 def test_through_mpi(options, tmp_path, monkeypatch):
     for name, value in [('RANK', '0'), ('SIZE', '1'), ('LOCAL_RANK', '0')]:
         monkeypatch.setenv(f'OMPI_COMM_WORLD_{name}', value)
-    monkeypatch.setenv('MASTER_PORT', '29477')
+    monkeypatch.setenv('MASTER_PORT', free_port())
     finish(start([*options, 'runner.max_epochs=1'], tmp_path, '--launcher', 'mpi'))
     assert (tmp_path / 'epoch_1.pth').is_file()
 
@@ -254,7 +255,7 @@ cfg = Config.fromfile(sys.argv[1])
 print(type(build_model(cfg.model).backbone), __name__)
 """)
     config = ROOT / 'configs/classification/imagenet/lit_v2/lit_v2_small_8xb128_cos_fp16_ep300.py'
-    done = subprocess.run([sys.executable, '-m', 'mmlit.openmixup', script, config],
+    done = subprocess.run([sys.executable, '-m', 'mmlit.run', script, config],
                           capture_output=True, text=True, cwd=tmp_path)
     assert "<class 'mmlit.openmixup.backbone.LITv2'> __main__" in done.stdout, done.stderr
 

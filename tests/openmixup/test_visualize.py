@@ -111,4 +111,4 @@ def test_errors_write_nothing(checkpoint, image, tmp_path, command_line):
     torch.save({'state_dict': {'patch_embed.proj.weight': torch.zeros(1)}}, tmp_path / 'x.pth')
     assert 'x.pth' in fails(DEMO, tmp_path / 'x.pth', image)
     (tmp_path / 'other.py').write_text('train_dataloader = dict()\n')
-    assert '.envs/openmmlab' in fails(tmp_path / 'other.py', checkpoint, image)
+    assert 'this process serves openmixup' in fails(tmp_path / 'other.py', checkpoint, image)

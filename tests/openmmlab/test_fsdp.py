@@ -18,7 +18,7 @@ from mmlit.errors import ConfigError
 from mmlit.openmmlab.fsdp import prepare_fsdp, wrap_blocks
 from mmlit.openmmlab.trainer import train
 
-from ..conftest import GOLDEN_ARCH, needs_torch
+from ..conftest import GOLDEN_ARCH, free_port, needs_torch
 from .test_training import ROOT, config, finish, metrics, scenes, start  # noqa: F401, fixtures
 
 pytestmark = needs_torch((2, 6), 'mmlit refuses FSDP')
@@ -111,7 +111,7 @@ def test_trains_on_every_gpu(sharded, tmp_path):
                tmp_path / 'gpu', '--seed', 3]
     done = subprocess.run(
         list(map(str, command)), text=True, capture_output=True,
-        env=dict(os.environ, PYTHON=sys.executable, PORT=str(29600 + os.getpid() % 1000)))
+        env=dict(os.environ, PYTHON=sys.executable, PORT=free_port()))
     out = done.stdout + done.stderr
     assert done.returncode == 0, out[-3000:]
     assert len(losses(out)) >= 3 and all(math.isfinite(float(x)) for x in losses(out))

@@ -19,7 +19,7 @@ from mmlit.openmmlab import resuming
 from mmlit.openmmlab.trainer import train
 from mmlit.work_dir import lock_work_dir
 
-from ..conftest import GOLDEN_ARCH
+from ..conftest import GOLDEN_ARCH, free_port
 
 ROOT = Path(__file__).parents[2]
 BY_EPOCH = f'''
@@ -321,7 +321,7 @@ def train_two(config: Path, work: Path, *options) -> subprocess.CompletedProcess
         [ROOT / 'tools/dist_train.sh', config, '2', '--work-dir', work, *options],
         capture_output=True, text=True, timeout=200, cwd=ROOT,
         env=dict(os.environ, PYTHONPATH=str(ROOT), CUDA_VISIBLE_DEVICES='', PYTHON=sys.executable,
-                 PYTHONWARNINGS='ignore', PORT=str(29600 + os.getpid() % 1000)))
+                 PYTHONWARNINGS='ignore', PORT=free_port()))
 
 
 @pytest.mark.slow

@@ -14,7 +14,7 @@ import torch
 from mmlit.checkpoints import read_checkpoint
 from mmlit.openmmlab.runner import ShareBuffersHook
 
-from ..conftest import GOLDEN_ARCH
+from ..conftest import GOLDEN_ARCH, free_port
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
@@ -118,7 +118,7 @@ def start(config, work_dir, *args, processes: int = 1) -> subprocess.Popen:
         command = [ROOT / 'tools/dist_train.sh', config, processes]
     command += ['--work-dir', work_dir, '--seed', 3, *args]
     environment = dict(os.environ, PYTHON=sys.executable, PYTHONWARNINGS='ignore',
-                       CUDA_VISIBLE_DEVICES='', PORT=str(29600 + os.getpid() % 1000))
+                       CUDA_VISIBLE_DEVICES='', PORT=free_port())
     return subprocess.Popen([str(c) for c in command], env=environment, text=True,
                             stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
 
