@@ -32,6 +32,12 @@ def part():
     return part_of(build(out_indices=ALL))
 
 
+@pytest.fixture(scope='module')
+def program(part):
+    """For images of any size. An export takes 20 seconds, so there is one for all."""
+    return export_program(part)
+
+
 @torch.no_grad()
 def run_elsewhere(part, path, shapes, program: bool) -> str:
     inputs = [images(*shape) for shape in shapes]
@@ -43,21 +49,21 @@ def run_elsewhere(part, path, shapes, program: bool) -> str:
     return done.stdout.strip() or done.stderr
 
 
-def test_program(part, tmp_path):
+def test_program(part, program, tmp_path):
     path = tmp_path / 'model.pt2'
-    save_program(export_program(part), path)
+    save_program(program, path)
     assert run_elsewhere(part, path, SHAPES, program=True) == 'equal'
     assert sorted(p.name for p in tmp_path.iterdir()) == ['model.data', 'model.pt2']
 
 
-def test_program_of_standard_operators(part):
-    ops = {node.target for node in export_program(part).graph.nodes if node.op == 'call_function'}
+def test_program_of_standard_operators(program):
+    ops = {node.target for node in program.graph.nodes if node.op == 'call_function'}
     assert {op.namespace for op in ops if isinstance(op, torch._ops.OpOverload)} == {'aten'}
 
 
-def test_too_small_an_image_is_refused(part):
+def test_too_small_an_image_is_refused(program):
     with pytest.raises(AssertionError, match='64'):
-        export_program(part).module()(images(1, 63, 64))
+        program.module()(images(1, 63, 64))
 
 
 def test_a_size_that_is_a_constant():
@@ -84,9 +90,9 @@ def test_program_of_one_size(part):
 
 @pytest.mark.slow
 @pytest.mark.parametrize('shape', [None, (2, 50, 75)])
-def test_package(part, shape, tmp_path):
+def test_package(part, program, shape, tmp_path):
     path = tmp_path / 'model.pt2'
-    compile_package(export_program(part, shape), path)
+    compile_package(export_program(part, shape) if shape else program, path)
     assert run_elsewhere(part, path, SHAPES if shape is None else [shape], program=False) == 'equal'
 
 

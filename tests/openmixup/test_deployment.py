@@ -1,8 +1,12 @@
 """openmixup's configs and checkpoints as ONNX files, through the command lines."""
+import contextlib
+import io
 import json
 import re
+import runpy
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -44,28 +48,49 @@ def test_part_of_a_config(checkpoint):
         {'normalize': dict(mean=[0.485, 0.456, 0.406], std=[0.229, 0.224, 0.225])}])
 
 
-@pytest.mark.parametrize('dtype', ['float32', 'float16', 'int8'])
-def test_command_line(dtype, checkpoint, digits, tmp_path, command_line, capsys):
-    out = tmp_path / 'digits.onnx'
-    options = ['--calibrate', digits / 'train', '--calibration-images', 8] * (dtype == 'int8')
-    assert command_line('export_onnx.py', DEMO, out, '--checkpoint', checkpoint[0], '--dtype',
-                        dtype, *options) is None
-    printed = capsys.readouterr().out
+def export(out: Path, *args) -> str:
+    """By the command line; returns what it prints."""
+    printed = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(printed):
+        patch.setattr(sys, 'argv', ['export_onnx.py', str(DEMO), str(out), *map(str, args)])
+        runpy.run_path(str(ROOT / 'tools/export_onnx.py'), run_name='__main__')
+    return printed.getvalue()
+
+
+@pytest.fixture(scope='module')
+def exported(checkpoint, tmp_path_factory):
+    """The file for all that asks for one: an export takes half a minute."""
+    out = tmp_path_factory.mktemp('exported') / 'digits.onnx'
+    return out, export(out, '--checkpoint', checkpoint[0])
+
+
+def check_export(dtype: str, out: Path, printed: str, worst: float) -> None:
     assert f'{dtype}, images -> logits' in printed
-    worst = float(re.search(r'(\S+) of the largest output', printed)[1])
-    assert worst < dict(float32=1e-4, float16=1e-2, int8=0.5)[dtype]
+    assert float(re.search(r'(\S+) of the largest output', printed)[1]) < worst
     assert open_onnx(out)(torch.randn(3, 3, 64, 96))[0].shape == (3, 10)
 
 
+@pytest.mark.slow
+def test_command_line(exported):
+    check_export('float32', *exported, worst=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('dtype, worst', [('float16', 1e-2), ('int8', 0.5)])
+def test_command_line_of_smaller_types(dtype, worst, checkpoint, digits, tmp_path):
+    options = ['--calibrate', digits / 'train', '--calibration-images', 8] * (dtype == 'int8')
+    printed = export(tmp_path / 'digits.onnx', '--checkpoint', checkpoint[0], '--dtype', dtype,
+                     *options)
+    check_export(dtype, tmp_path / 'digits.onnx', printed, worst)
+
+
+@pytest.mark.slow
 class TestDemo:
     """tools/demo_onnx.py, in a process that cannot import PyTorch."""
 
-    @pytest.fixture(scope='class')
-    def model(self, checkpoint, tmp_path_factory):
-        from mmlit.deployment import export_onnx
-        out = tmp_path_factory.mktemp('demo') / 'digits.onnx'
-        export_onnx(load_part(str(DEMO), str(checkpoint[0])), out)
-        return out
+    @pytest.fixture
+    def model(self, exported):
+        return exported[0]
 
     def run(self, *args) -> subprocess.CompletedProcess:
         code = ('import runpy, sys; sys.modules.update(torch=None, mmlit=None, onnx=None); '
@@ -195,6 +220,7 @@ def test_errors(args, message, tmp_path, command_line, monkeypatch):
     assert message in command_line('export_onnx.py', DEMO, tmp_path / 'model.onnx', *args)
 
 
+@pytest.mark.slow
 def test_export_torch(checkpoint, tmp_path, command_line):
     out = tmp_path / 'digits.pt2'
     assert command_line('export_torch.py', DEMO, out, '--checkpoint', checkpoint[0], '--to',
