@@ -1,6 +1,8 @@
 """List LITv2's variants, published weights, and the configs that come with mmlit."""
 from argparse import ArgumentParser, Namespace
 
+import torch
+
 from mmlit import LITv2Classifier, list_pretrained
 from mmlit.analysis import count_flops
 from mmlit.benchmark.reporting import table
@@ -18,7 +20,8 @@ def run(args: Namespace) -> None:
         return
     rows = [['model', 'params M', 'MACs G at 224x224', 'depths', 'channels']]
     for arch in ('tiny', 'small', 'medium', 'base'):
-        model = LITv2Classifier(arch)
+        with torch.device('meta'):  # shapes without weights
+            model = LITv2Classifier(arch)
         params = sum(p.numel() for p in model.parameters())
         rows.append([f'litv2_{arch}', f'{params / 1e6:.1f}',
                      f'{count_flops(model, (3, 224, 224)) / 1e9:.2f}',
