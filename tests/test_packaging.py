@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+import mmlit
+
 pytest.importorskip('setuptools', reason='building without a network needs setuptools')
 ROOT = Path(__file__).parents[1]
 SOURCES = ('setup.py', 'pyproject.toml', 'README.md', 'LICENSE', 'model-index.yml', 'configs',
@@ -86,7 +88,8 @@ def test_wheel_holds_what_the_clone_does(wheel):
             name.removeprefix(prefix): data for name, data in files.items()
             if name.startswith(f'{prefix}{folder}/') and (prefix or '/.mim/' not in name)}
     assert files['mmlit/.mim/model-index.yml'] == (ROOT / 'model-index.yml').read_bytes()
-    assert {'mmlit/py.typed', 'mmlit-0.1.0.dist-info/entry_points.txt'} <= set(files)
+    assert 'mmlit/py.typed' in files
+    assert f'mmlit-{mmlit.__version__}.dist-info/entry_points.txt' in files
 
 
 @pytest.fixture(scope='module')
