@@ -4,6 +4,7 @@ from .compat import declare_torchvision_operators, name_mmsegs_distribution
 from .generations import prepare_openmixup
 from .mmcv_ops import supply_extension
 from .models import LITv2, LITv2Classifier, litv2_base, litv2_medium, litv2_small, litv2_tiny
+from .package_files import register_configs
 from .registration import register_openmmlab
 
 __version__ = '0.1.0'
@@ -13,6 +14,7 @@ __all__ = [
 ]
 
 register_openmmlab()
+register_configs()
 register_safe_types()
 declare_torchvision_operators()
 name_mmsegs_distribution()

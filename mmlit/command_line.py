@@ -1,4 +1,4 @@
-"""What the command lines under tools/ share."""
+"""What the commands and the files of tools/ share."""
 import contextlib
 import errno
 import importlib
@@ -13,6 +13,7 @@ from mmengine.config import DictAction
 from mmlit.config_files import TOOLKITS, ConfigFile, read_config
 from mmlit.errors import ConfigError, MMLitError
 from mmlit.generations import INSTALL
+from mmlit.package_files import find_config
 
 # Conditions of the machine that a user can mend, which Python reports as OSError.
 FILE_ERRORS = {
@@ -102,8 +103,23 @@ def device(text: str) -> str:
     return text
 
 
+def config(text: str) -> str:
+    """An argument that is a config: a path, or the name of one of an installed package.
+
+    Raises:
+        ConfigError: If there is none of this name.
+    """
+    return str(find_config(text)) if '::' in text else text
+
+
+def add_config(parser: ArgumentParser) -> None:
+    """The argument of commands that take one config."""
+    parser.add_argument('config', type=config, metavar='CONFIG',
+                        help='path of a config, or a name such as mmlit::detection/...')
+
+
 def add_common_arguments(parser: ArgumentParser) -> None:
-    """Arguments of tools/train.py and tools/test.py, after OpenMMLab's."""
+    """Arguments of trainings and tests, after OpenMMLab's."""
     parser.add_argument(
         '--cfg-options', nargs='+', action=Options, metavar='KEY=VALUE',
         help='override settings of the config, such as data.imgs_per_gpu=32')

@@ -9,6 +9,7 @@ from pathlib import Path
 from mmengine.fileio import load
 
 from mmlit.errors import ConfigError, MMLitError
+from mmlit.package_files import did_you_mean, find_config
 
 # Top-level names that only one generation of OpenMMLab's configs has.
 MMENGINE_NAMES = {'train_dataloader', 'val_dataloader', 'test_dataloader', 'optim_wrapper',
@@ -28,11 +29,13 @@ class ConfigFile:
         toolkits: Toolkits that are named: by a base (``mmdet::...``), by the scope, by an import.
         lazy: Whether it is one of mmengine's Python configs (``with read_base():``).
         needs_toolkit: False if the scope is mmengine's own.
+        by_name: Files of bases that are named ``mmlit::...``.
     """
     names: set[str] = field(default_factory=set)
     toolkits: set[str] = field(default_factory=set)
     lazy: bool = False
     needs_toolkit: bool = True
+    by_name: dict[str, Path] = field(default_factory=dict)
 
     @property
     def generation(self) -> str | None:
@@ -46,6 +49,7 @@ class ConfigFile:
         self.toolkits |= other.toolkits
         self.lazy |= other.lazy
         self.needs_toolkit &= other.needs_toolkit
+        self.by_name |= other.by_name
 
 
 def read_config(path: str | Path) -> ConfigFile:
@@ -55,13 +59,16 @@ def read_config(path: str | Path) -> ConfigFile:
     sums of them are passed over.
 
     Raises:
-        ConfigError: If a file is missing, does not parse, is its own base, or looks like neither
-            generation.
+        ConfigError: If a file is missing, does not parse, is its own base, looks like neither
+            generation, or is openmixup's and names a base as only mmengine can.
     """
     config = _read(Path(path), chain=())
     if config.generation is None:
         raise ConfigError(f'{path} is not a config: it has none of {sorted(OPENMIXUP_NAMES)} or '
                           f'{sorted(MMENGINE_NAMES)}')
+    for name, found in config.by_name.items() if config.generation == 'openmixup' else ():
+        raise ConfigError(f"{path}: openmixup's configs (mmcv 1.x) know bases by path alone: in "
+                          f'place of {name} write {str(found)!r}')
     return config
 
 
@@ -108,7 +115,15 @@ def _read(path: Path, chain: tuple[Path, ...], origin: str = '') -> ConfigFile:
         raise ConfigError(f'{origin}: _base_ leads back to where it came from: {circle}')
     config, bases = _read_one(path, origin)
     for line, base in bases:
-        if '::' in base:
+        if base.startswith('mmlit::'):
+            origin = f'{path}, line {line}'
+            try:
+                found = find_config(base)
+            except ConfigError as e:
+                raise ConfigError(f'{origin}: {e}') from None
+            config.by_name.setdefault(base, found)
+            config.add(_read(found, (*chain, path), origin))
+        elif '::' in base:
             config.toolkits.add(base.split('::')[0])
         else:
             config.add(_read(path.parent / base, (*chain, path), f'{path}, line {line}'))
@@ -124,7 +139,8 @@ def _read_one(path: Path, origin: str) -> tuple[ConfigFile, list[tuple[int, str]
             return _read_data(load(path), path)
         tree = ast.parse(_fill_templates(text, path), str(path))
     except (OSError, UnicodeDecodeError) as e:
-        raise ConfigError(f'cannot read the config {path}{named_by}: {e}') from None
+        hint = did_you_mean(path) if isinstance(e, FileNotFoundError) else ''
+        raise ConfigError(f'cannot read the config {path}{named_by}: {e}{hint}') from None
     except SyntaxError as e:
         raise ConfigError(f'the config {path}, line {e.lineno}{named_by}, is not Python: '
                           f'{e.msg}') from None

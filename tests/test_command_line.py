@@ -110,9 +110,9 @@ def test_outputs_are_checked_before_any_work(script, args, message, run, tmp_pat
     def work(*args, **kwargs):
         raise AssertionError('the work began')
 
-    monkeypatch.setattr('mmlit.deployment.load_part', work)
-    monkeypatch.setattr('mmlit.command_line.trainer_for', work)
-    monkeypatch.setattr('mmlit.benchmark.candidates.build', work)
+    monkeypatch.setattr('mmlit.commands.export.load_part', work)
+    monkeypatch.setattr('mmlit.commands.test.trainer_for', work)
+    monkeypatch.setattr('mmlit.commands.benchmark.build', work)
     monkeypatch.setattr('mmlit.benchmark.measuring.interleave', work)
     monkeypatch.chdir(tmp_path)
     for name in ('there.json', 'there.onnx', 'there.pt2'):
@@ -138,7 +138,7 @@ def test_an_image_to_calibrate_with_that_is_none_is_found_before_the_export(run,
     def work(*args, **kwargs):
         raise AssertionError('the export began')
 
-    monkeypatch.setattr('mmlit.deployment.export_onnx', work)
+    monkeypatch.setattr('mmlit.commands.export.export_onnx', work)
     (tmp_path / 'images').mkdir()
     (tmp_path / 'images/broken.png').write_bytes(b'\x89PNG')
     status, err = run('export_onnx.py', 'litv2_tiny', tmp_path / 'm.onnx', '--dtype', 'int8',

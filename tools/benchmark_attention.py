@@ -6,6 +6,7 @@ Modules other than HiLo are timm's. Each maps the same tokens (B, H x W, C).
 """
 import argparse
 import csv
+import sys
 from pathlib import Path
 
 import torch
@@ -80,7 +81,7 @@ def compare(args, size: tuple[int, int]) -> list[list[str]]:
     layers = {name: build(args, name, size) for name in args.layers}
     times = interleave({name: lambda layer=layer: layer(x) for name, layer in layers.items()},
                        x.device, args.rounds, args.seconds)
-    rows = []
+    again, rows = [*sys.argv, '--sizes', *map(str, size)], []
     for name, result in summarise(times, args.layers[0]).items():
         params = sum(p.numel() for p in layers[name].parameters())
         macs = count_flops(layers[name].float(), (*size, args.dim))
@@ -89,7 +90,7 @@ def compare(args, size: tuple[int, int]) -> list[list[str]]:
             f'{args.batch / result["median"]:.1f}', f'{result["p50"] * 1e3:.2f}',
             f'{result["speedup"]:.2f}',
             f'{result["speedup_low"]:.2f}-{result["speedup_high"]:.2f}',
-            f'{memory_in_a_process(name, "--sizes", *map(str, size)) / 2**20:.0f}'])
+            f'{memory_in_a_process(again, name) / 2**20:.0f}'])
     return rows
 
 

@@ -11,13 +11,13 @@ from pathlib import Path
 
 import torch
 from dataset_converters.digits import convert
-from export_onnx import calibration_files, calibration_images
 from prepare_images import open_image, prepare
 from torch import Tensor
 
 from mmlit.benchmark.measuring import interleave, summarise
 from mmlit.benchmark.reporting import table
 from mmlit.command_line import clean_errors
+from mmlit.commands.export import calibration_files, calibration_images
 from mmlit.deployment import (
     Part,
     compile_package,

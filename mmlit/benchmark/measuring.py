@@ -6,7 +6,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -87,12 +87,12 @@ def peak_memory(run: Callable, device: torch.device, weights: int) -> int:
     return weights + max(_peak() - before, 0)
 
 
-def memory_in_a_process(name: str, *options: str) -> int:
-    """What the running command prints last when it is called again, with ``--memory-of NAME``.
+def memory_in_a_process(command: Sequence[str], name: str) -> int:
+    """What a command of Python's prints last when it is called with ``--memory-of NAME``.
 
     On a CPU peak memory is a process's, and wants one where nothing else has been.
     """
-    command = [sys.executable, '-W', 'ignore', *sys.argv, '--memory-of', name, *options]
+    command = [sys.executable, '-W', 'ignore', *command, '--memory-of', name]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     return int(done.stdout.splitlines()[-1])
 

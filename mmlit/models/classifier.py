@@ -1,4 +1,6 @@
 """LITv2 as a plain image classifier, with no toolkit around it."""
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -21,7 +23,8 @@ class LITv2Classifier(nn.Module):
         ArgumentError: If ``num_classes`` is not positive, or ``out_indices`` is given.
     """
 
-    def __init__(self, arch: str | dict = 'small', num_classes: int = 1000, **backbone):
+    def __init__(self, arch: str | dict = 'small', num_classes: int = 1000,
+                 **backbone: Any) -> None:
         super().__init__()
         if num_classes < 1:
             raise ArgumentError(f'num_classes={num_classes}: expected at least 1')
@@ -51,13 +54,13 @@ class LITv2Classifier(nn.Module):
 
 
 def litv2_tiny(num_classes: int = 1000, pretrained: str | None = None,
-               **kwargs) -> LITv2Classifier:
+               **kwargs: Any) -> LITv2Classifier:
     """openmixup's tiny variant; the paper has no such model. See :func:`litv2_small`."""
     return _build('tiny', num_classes, pretrained, kwargs)
 
 
 def litv2_small(num_classes: int = 1000, pretrained: str | None = None,
-                **kwargs) -> LITv2Classifier:
+                **kwargs: Any) -> LITv2Classifier:
     """LITv2-S: 28 M parameters, 3.7 GFLOPs at 224 x 224 (paper table 1).
 
     Args:
@@ -73,14 +76,14 @@ def litv2_small(num_classes: int = 1000, pretrained: str | None = None,
 
 
 def litv2_medium(num_classes: int = 1000, pretrained: str | None = None,
-                 **kwargs) -> LITv2Classifier:
+                 **kwargs: Any) -> LITv2Classifier:
     """LITv2-M: 49 M parameters, 7.5 GFLOPs at 224 x 224 (paper table 1); see
     :func:`litv2_small`."""
     return _build('medium', num_classes, pretrained, kwargs)
 
 
 def litv2_base(num_classes: int = 1000, pretrained: str | None = None,
-               **kwargs) -> LITv2Classifier:
+               **kwargs: Any) -> LITv2Classifier:
     """LITv2-B: 87 M parameters, 13.2 GFLOPs at 224 x 224 (paper table 1); see
     :func:`litv2_small`."""
     return _build('base', num_classes, pretrained, kwargs)
