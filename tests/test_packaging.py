@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import mmlit
+from mmlit.generations import mmcv1_folder
 
 pytest.importorskip('setuptools', reason='building without a network needs setuptools')
 ROOT = Path(__file__).parents[1]
@@ -19,6 +20,7 @@ SOURCES = ('setup.py', 'pyproject.toml', 'README.md', 'LICENSE', 'model-index.ym
            'tools', 'mmlit')
 # Without the clone of these tests.
 ENVIRONMENT = {k: v for k, v in os.environ.items() if k != 'PYTHONPATH'}
+ENVIRONMENT['MMLIT_MMCV1'] = str(mmcv1_folder())  # which is this environment's
 BUILD = 'import sys; from setuptools import build_meta as b; getattr(b, sys.argv[1])(sys.argv[2])'
 
 
