@@ -1,6 +1,8 @@
 """The README's examples run as they stand."""
 import importlib.util
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -21,7 +23,7 @@ def example(first_word: str) -> str:
 
 def skip_without(package: str) -> None:
     if importlib.util.find_spec(package) is None:
-        pytest.skip(f'{package} lives in the other environment')
+        pytest.skip(f'{package} is not installed')
 
 
 def test_there_are_six():
@@ -48,10 +50,13 @@ def test_published_weights(tmp_path, monkeypatch):
 
 def test_openmixup():
     skip_without('openmixup')
-    from mmcv import Config
-    cfg = Config.fromstring(example('# openmixup'), '.py')  # custom_imports makes it importable
-    from openmixup.models import build_model
-    assert type(build_model(cfg.model).backbone).__name__ == 'LITv2'
+    code = ('import mmlit.openmixup, sys; from mmcv import Config; '
+            'from openmixup.models import build_model; '
+            'cfg = Config.fromstring(sys.argv[1], ".py"); '
+            'print(type(build_model(cfg.model).backbone))')
+    done = subprocess.run([sys.executable, '-W', 'ignore', '-c', code, example('# openmixup')],
+                          capture_output=True, text=True)
+    assert "<class 'mmlit.openmixup.backbone.LITv2'>" in done.stdout, done.stderr
 
 
 def test_layer_wise_learning_rates():
