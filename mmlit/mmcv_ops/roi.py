@@ -39,12 +39,12 @@ def roi_align_forward(input: Tensor, rois: Tensor, output: Tensor, argmax_y: Ten
         aligned: Whether the centre of the first pixel is at 0.5 rather than 0.
     """
     size = aligned_height, aligned_width
-    if pool_mode == 1 and input.is_cuda:
-        compiled = torchvision_operator('roi_align', input)
-        if compiled is not None:
-            output.copy_(compiled(input, rois.to(input.dtype), spatial_scale, *size, sampling_ratio,
-                                  aligned))
-            return
+    compiled = torchvision_operator('roi_align', input)
+    if compiled is not None and pool_mode == 1 and input.is_cuda:
+        wide = _wide(input)
+        output.copy_(compiled(input.to(wide), rois.to(wide), spatial_scale, *size, sampling_ratio,
+                              aligned))
+        return
     rows = _rows(input)
     boxes = _Boxes(rois, input.shape[2:], size, spatial_scale, sampling_ratio, aligned)
     if pool_mode == 1:
@@ -71,17 +71,29 @@ def roi_align_backward(grad_output: Tensor, rois: Tensor, argmax_y: Tensor, argm
                        spatial_scale: float, sampling_ratio: int, pool_mode: int,
                        aligned: bool) -> None:
     """Add the gradient of the map to ``grad_input``; arguments as in the forward pass."""
-    B, C, H, W = grad_input.shape
-    total = torch.zeros(B * H * W, C, device=grad_input.device, dtype=_wide(grad_input))
     size = aligned_height, aligned_width
-    if pool_mode == 1:
-        boxes = _Boxes(rois, (H, W), size, spatial_scale, sampling_ratio, aligned)
-        for chosen, index, weights in boxes.averages():
-            grad = grad_output[chosen].to(total.dtype).permute(0, 2, 3, 1).reshape(-1, C)
-            _scatter_rows(total, index, weights, grad)
-    else:
-        _scatter_maxima(total.view(B, H, W, C), grad_output, rois, argmax_y, argmax_x)
-    grad_input.add_(total.view(B, H, W, C).permute(0, 3, 1, 2).to(grad_input.dtype))
+    if pool_mode == 0:
+        _scatter_maxima(grad_input, grad_output, rois, argmax_y, argmax_x)
+        return
+    compiled = torchvision_operator('_roi_align_backward', grad_input)
+    if compiled is not None and grad_input.is_cuda:
+        wide = _wide(grad_output)
+        grad_input.add_(compiled(grad_output.to(wide), rois.to(wide), spatial_scale, *size,
+                                 *grad_input.shape, sampling_ratio, aligned))
+        return
+    rows = _rows(grad_output)
+    boxes = _Boxes(rois, grad_input.shape[2:], size, spatial_scale, sampling_ratio, aligned)
+    parts, entries = [], 0
+    for chosen, index, weights in boxes.averages():
+        bins = torch.arange(size[0] * size[1], device=rois.device)
+        readers = (chosen.unsqueeze(1) * len(bins) + bins).view(-1, 1).expand_as(index)
+        parts.append([t.flatten() for t in (index, readers, weights)])
+        entries += index.numel()
+        if entries > ENTRIES:
+            _scatter_rows(grad_input, rows, *map(torch.cat, zip(*parts, strict=True)))
+            parts, entries = [], 0
+    if parts:
+        _scatter_rows(grad_input, rows, *map(torch.cat, zip(*parts, strict=True)))
 
 
 class _Boxes:
@@ -193,30 +205,42 @@ def _wide(x: Tensor) -> torch.dtype:
     return torch.promote_types(x.dtype, torch.float32)
 
 
-def _scatter_rows(total: Tensor, index: Tensor, weights: Tensor, grad: Tensor) -> None:
-    """Add the rows ``grad`` (N, C), weighted by ``weights`` (N, L), to rows ``index`` of total."""
-    bags = torch.arange(len(grad), device=grad.device).repeat_interleave(index.shape[1])
-    matrix = torch.sparse_coo_tensor(torch.stack([index.flatten(), bags]), weights.flatten(),
-                                     (len(total), len(grad)), check_invariants=False)
-    total.addmm_(matrix, grad) if not total.is_cuda else total.add_(torch.sparse.mm(matrix, grad))
+def _scatter_rows(grad_input: Tensor, rows: Tensor, pixels: Tensor, readers: Tensor,
+                  weights: Tensor) -> None:
+    """Add ``weights`` times ``rows[readers]`` to pixels (b * H * W + y * W + x) of a gradient.
+
+    Sorted by pixel, this is reading with the roles exchanged; pixels that nobody has read, mostly
+    all of a large map, are not touched.
+    """
+    B, C, H, W = grad_input.shape
+    pixels, order = pixels.sort()
+    touched, counts = pixels.unique_consecutive(return_counts=True)
+    sums = F.embedding_bag(readers[order], rows, counts.cumsum(0) - counts,
+                           per_sample_weights=weights[order], mode='sum').to(grad_input.dtype)
+    images = torch.bincount(touched // (H * W), minlength=B).tolist()
+    for image, index, part in zip(grad_input.view(B, C, H * W), touched.split(images),
+                                  sums.split(images), strict=True):
+        image.scatter_add_(1, (index % (H * W)).expand(C, -1), part.t())
 
 
-def _scatter_maxima(total: Tensor, grad: Tensor, rois: Tensor, argmax_y: Tensor,
+def _scatter_maxima(grad_input: Tensor, grad: Tensor, rois: Tensor, argmax_y: Tensor,
                     argmax_x: Tensor) -> None:
     """Add the gradients of maxima (N, C, h, w) to the four neighbours of where they were found."""
-    _, H, W, C = total.shape
-    y, x = argmax_y.to(total.dtype), argmax_x.to(total.dtype)
+    _, C, H, W = grad_input.shape
+    wide = _wide(grad_input)
+    y, x = argmax_y.to(wide), argmax_x.to(wide)
     found = (y >= 0) & (x >= 0)
     y, x = y.clamp(min=0), x.clamp(min=0)
     y0, x0 = y.long(), x.long()
     fy, fx = y - y0, x - x0
     image = rois[:, 0].long().view(-1, 1, 1, 1)
-    channel = torch.arange(C, device=total.device).view(1, -1, 1, 1)
-    flat = total.view(-1)
+    channel = torch.arange(C, device=grad.device).view(1, -1, 1, 1)
+    flat = torch.zeros(grad_input.numel(), device=grad.device, dtype=wide)
     for row, wy in ((y0, 1 - fy), ((y0 + 1).clamp(max=H - 1), fy)):
         for col, wx in ((x0, 1 - fx), ((x0 + 1).clamp(max=W - 1), fx)):
-            index = ((image * H + row) * W + col) * C + channel
-            flat.index_add_(0, index.flatten(), (grad * wy * wx * found).to(flat.dtype).flatten())
+            index = ((image * C + channel) * H + row) * W + col
+            flat.index_add_(0, index.flatten(), (grad * wy * wx * found).to(wide).flatten())
+    grad_input.add_(flat.view_as(grad_input))
 
 
 def roi_pool_forward(input: Tensor, rois: Tensor, output: Tensor, argmax: Tensor,

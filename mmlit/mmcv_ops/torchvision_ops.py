@@ -15,8 +15,9 @@ def torchvision_operator(name: str, x: Tensor) -> Callable | None:
         import torchvision  # noqa: F401
     except (ImportError, RuntimeError):
         return None
+    operator = getattr(torch.ops.torchvision, name, None)
     key = {'cpu': 'CPU', 'cuda': 'CUDA'}.get(x.device.type)
-    if key is None or not torch._C._dispatch_has_kernel_for_dispatch_key(
+    if operator is None or key is None or not torch._C._dispatch_has_kernel_for_dispatch_key(
             f'torchvision::{name}', key):
         return None
-    return getattr(torch.ops.torchvision, name)
+    return operator
