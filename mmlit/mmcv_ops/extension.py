@@ -1,5 +1,4 @@
 """The module ``mmcv._ext``, found only where mmcv brings none of its own."""
-import importlib.util
 import sys
 from collections.abc import Callable
 from importlib.abc import Loader, MetaPathFinder
@@ -16,7 +15,7 @@ class MissingOperatorError(MMLitError, NotImplementedError):
 
 
 def supply_extension() -> None:
-    """Make ``mmcv._ext`` importable where mmcv 2 is installed without it; else change nothing.
+    """Make ``mmcv._ext`` importable where mmcv is installed without it; else change nothing.
 
     A compiled extension is found before this one, however late mmcv is installed.
     """
@@ -27,8 +26,7 @@ def supply_extension() -> None:
 class _Finder(MetaPathFinder):
 
     def find_spec(self, fullname: str, path, target=None) -> ModuleSpec | None:
-        # mmcv 1 has the same module name, but other functions in it.
-        if fullname != NAME or importlib.util.find_spec('mmcv.transforms') is None:
+        if fullname != NAME:
             return None
         return ModuleSpec(NAME, _Loader(), origin='mmlit.mmcv_ops')
 
@@ -39,8 +37,8 @@ class _Loader(Loader):
         return _Extension(NAME, __doc__)
 
     def exec_module(self, module: ModuleType) -> None:
-        from . import boxes, conv, focal, reassembly, roi  # not before mmcv asks for them
-        for room in (boxes, conv, focal, reassembly, roi):
+        from . import boxes, conv, focal, norm, reassembly, roi  # not before mmcv asks for them
+        for room in (boxes, conv, focal, norm, reassembly, roi):
             for name in room.__all__:
                 setattr(module, name, getattr(room, name))
 
@@ -53,11 +51,15 @@ class _Extension(ModuleType):
             raise AttributeError(name)
 
         def missing(*args, **kwargs):
+            import mmcv
+            old = mmcv.__version__.startswith('1.')
+            package = 'mmcv-full==1.7.2' if old else 'mmcv==2.1.0'
             raise MissingOperatorError(
                 f"mmcv's operator {name!r} is called, which this mmcv was installed without, and "
-                'which mmlit.mmcv_ops does not have. A compiled mmcv has it: pip uninstall '
-                'mmcv-lite; MMCV_WITH_OPS=1 pip install --no-build-isolation mmcv==2.1.0 (about 12 '
-                'minutes on two cores; needs a C++ compiler, and for a GPU FORCE_CUDA=1 and nvcc)')
+                f'which mmlit.mmcv_ops does not have. {package} has it, compiled: pip uninstall '
+                f'mmcv mmcv-lite; MMCV_WITH_OPS=1 pip install --no-build-isolation {package} '
+                '(about 12 minutes on two cores; needs a C++ compiler, and for a GPU FORCE_CUDA=1 '
+                'and nvcc)')
 
         missing.__name__ = name
         return missing
