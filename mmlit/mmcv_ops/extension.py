@@ -23,6 +23,22 @@ def supply_extension() -> None:
         sys.meta_path.append(_Finder())  # the last, after those that look into folders
 
 
+def module() -> ModuleType:
+    """The operators of this package, as one module."""
+    extension = _Loader().create_module(ModuleSpec(NAME, None))
+    _Loader().exec_module(extension)
+    return extension
+
+
+def how_to_compile() -> str:
+    """The command that brings the operators, compiled, of the mmcv that is installed."""
+    import mmcv
+    package = 'mmcv-full==1.7.2' if mmcv.__version__.startswith('1.') else 'mmcv==2.1.0'
+    return (f'pip uninstall mmcv mmcv-lite; MMCV_WITH_OPS=1 pip install --no-build-isolation '
+            f'{package} (about 12 minutes on two cores; needs a C++ compiler, and for a GPU '
+            'FORCE_CUDA=1 and nvcc)')
+
+
 class _Finder(MetaPathFinder):
 
     def find_spec(self, fullname: str, path, target=None) -> ModuleSpec | None:
@@ -51,15 +67,9 @@ class _Extension(ModuleType):
             raise AttributeError(name)
 
         def missing(*args, **kwargs):
-            import mmcv
-            old = mmcv.__version__.startswith('1.')
-            package = 'mmcv-full==1.7.2' if old else 'mmcv==2.1.0'
             raise MissingOperatorError(
                 f"mmcv's operator {name!r} is called, which this mmcv was installed without, and "
-                f'which mmlit.mmcv_ops does not have. {package} has it, compiled: pip uninstall '
-                f'mmcv mmcv-lite; MMCV_WITH_OPS=1 pip install --no-build-isolation {package} '
-                '(about 12 minutes on two cores; needs a C++ compiler, and for a GPU FORCE_CUDA=1 '
-                'and nvcc)')
+                f'which mmlit.mmcv_ops does not have. A compiled mmcv has it: {how_to_compile()}')
 
         missing.__name__ = name
         return missing

@@ -1,5 +1,4 @@
 """The stand-ins for mmcv's compiled operators, against these and against plain definitions."""
-import importlib
 import importlib.util
 
 import numpy as np
@@ -8,33 +7,24 @@ import torch
 import torch.nn.functional as F
 from torch.autograd import gradcheck
 
+from mmlit.benchmark.mmcv_ops import calling
 from mmlit.errors import MMLitError
 from mmlit.mmcv_ops import focal, supply_extension, torchvision_ops
-from mmlit.mmcv_ops.extension import _Extension, _Loader
+from mmlit.mmcv_ops.extension import module
 
 from .cases import CASES, GOLDEN, numbers, rois
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec('mmcv') is None,
                                 reason='mmcv is not installed')
-WRAPPERS = ('bbox', 'carafe', 'deform_conv', 'deform_roi_pool', 'focal_loss', 'masked_conv',
-            'modulated_deform_conv', 'multi_scale_deform_attn', 'nms', 'psa_mask', 'roi_align',
-            'roi_pool', 'sync_bn')
-
-
-def extension() -> _Extension:
-    module = _Extension('mmcv._ext')
-    _Loader().exec_module(module)
-    return module
 
 
 @pytest.fixture
-def ours(monkeypatch):
+def ours():
     """mmcv's own functions, calling the stand-ins even where mmcv is compiled."""
     supply_extension()
-    for name in WRAPPERS:
-        monkeypatch.setattr(importlib.import_module(f'mmcv.ops.{name}'), 'ext_module', extension())
     import mmcv.ops
-    return mmcv.ops
+    with calling(module()):
+        yield mmcv.ops
 
 
 @pytest.fixture(params=['plain', 'torchvision'])
@@ -217,7 +207,7 @@ def test_masked_convolution_is_convolution_at_some_places(ours):
 
 
 def test_overlaps_of_boxes(ours):
-    bbox_overlaps = extension().bbox_overlaps
+    bbox_overlaps = module().bbox_overlaps
     a, b = torch.tensor([[0., 0., 2., 2.], [1., 1., 3., 2.]]), torch.tensor([[0., 0., 1., 2.]])
     ious, iofs, paired = torch.empty(2, 1), torch.empty(2, 1), torch.empty(2)
     bbox_overlaps(a, b, ious, 0, False, 0)
@@ -280,6 +270,6 @@ def test_nms_of_boxes_without_area_or_order(ours):
 
 
 def test_an_operator_that_is_missing_says_so_when_called():
-    missing = extension().points_in_boxes_cpu_forward
+    missing = module().points_in_boxes_cpu_forward
     with pytest.raises(MMLitError, match='points_in_boxes_cpu_forward.* mmcv(-full)?=='):
         missing(torch.zeros(1))
