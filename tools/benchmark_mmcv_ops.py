@@ -76,9 +76,8 @@ def compare(args) -> None:
         best = {form: min(map(min, rounds)) for form, rounds in times.items()}
         results[name] = best
         ours, theirs = best['mmlit'], best.get('mmcv')
-        print(f'| {name:{width}} | {ours * 1e3:8.1f} | ' + (
-            f'{theirs * 1e3:7.1f} | {ours / theirs:5.2f} |' if theirs else f'{"-":>7} | {"-":>5} |'),
-              flush=True)
+        compared = f'{theirs * 1e3:7.1f} | {ours / theirs:5.2f}' if theirs else '      - |     -'
+        print(f'| {name:{width}} | {ours * 1e3:8.1f} | {compared} |', flush=True)
     if args.json:
         write_json(args.json, dict(machine=machine, cpu_time=args.cpu_time, seconds=results))
 

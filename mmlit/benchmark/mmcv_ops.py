@@ -119,8 +119,10 @@ def detector_cases(config: str, shape: tuple[int, int] = IMAGE) -> dict[str, Cal
     from mmdet.utils import register_all_modules
     from mmengine.config import Config
     from mmengine.hub import get_config
+    from mmengine.logging import MMLogger
     from mmengine.structures import InstanceData
     register_all_modules()
+    MMLogger.get_current_instance().setLevel('WARNING')  # not how each weight is drawn
     model = (get_config(config) if '::' in config else Config.fromfile(config)).model
     model.backbone.init_cfg = None
     torch.manual_seed(0)
@@ -141,7 +143,7 @@ def detector_cases(config: str, shape: tuple[int, int] = IMAGE) -> dict[str, Cal
         torch.manual_seed(0)  # mmdet draws the boxes that are trained on
         model.train()
         batch = model.data_preprocessor(data, True)
-        loss, _ = model.parse_losses(model.loss(**batch))
+        loss, _ = model.parse_losses(model.loss(batch['inputs'], batch['data_samples']))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -149,7 +151,8 @@ def detector_cases(config: str, shape: tuple[int, int] = IMAGE) -> dict[str, Cal
     def predict():
         model.eval()
         with torch.no_grad():
-            return model.predict(**model.data_preprocessor(data, False))
+            batch = model.data_preprocessor(data, False)
+            return model.predict(batch['inputs'], batch['data_samples'])
 
     name = Path(config).stem
     return {f'{name}, training step': train, f'{name}, prediction': predict}

@@ -14,7 +14,7 @@ def test_command_line(tmp_path):
     root, figures = Path(__file__).parents[2], tmp_path / 'a.json'
     run = subprocess.run(
         [sys.executable, '-W', 'ignore', 'tools/benchmark_mmcv_ops.py', '--no-detectors', '--only',
-         'stride 16', '--scale', '0.05', '--rounds', '1', '--seconds', '0', '--threads', '1',
+         'stride 16', '--scale', '0.1', '--rounds', '1', '--seconds', '0', '--threads', '1',
          '--cpu-time', '--json', figures], cwd=root, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
     times = json.loads(figures.read_text())['seconds']
