@@ -13,7 +13,8 @@ import torch
 
 
 def interleave(runs: dict[str, Callable], device: torch.device, rounds: int = 5,
-               seconds: float = 0.5) -> dict[str, list[list[float]]]:
+               seconds: float = 0.5,
+               clock: Callable[[], float] = time.perf_counter) -> dict[str, list[list[float]]]:
     """Time functions in turns, so that what disturbs the machine disturbs all of them.
 
     Args:
@@ -21,15 +22,16 @@ def interleave(runs: dict[str, Callable], device: torch.device, rounds: int = 5,
         device: Where they compute; waited for before each look at the clock.
         rounds: How often each has its turn.
         seconds: Length of a turn; at least one call.
+        clock: What is read before and after each call.
 
     Returns:
         By name, for each round, the seconds of every call.
     """
     def timed(run: Callable) -> float:
-        start = time.perf_counter()
+        start = clock()
         run()
         synchronize(device)
-        return time.perf_counter() - start
+        return clock() - start
 
     for run in runs.values():
         timed(run), timed(run)

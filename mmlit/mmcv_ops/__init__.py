@@ -1,4 +1,4 @@
-"""What mmcv 2 compiles for mmdet and mmseg, in PyTorch, for an mmcv that was installed without it.
+"""What mmcv compiles, in PyTorch, for an mmcv 1.7 or 2 that was installed without it.
 
 ``mmcv.ops`` looks its functions up by name in the extension module ``mmcv._ext``. Where mmcv has
 none (mmcv-lite, or mmcv from its pure-Python wheel), :func:`supply_extension` makes that module

@@ -3,12 +3,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .torchvision_ops import torchvision_operator
+from .torchvision_ops import torchvision_operator, wide_dtype
 
 __all__ = ['bbox_overlaps', 'nms', 'nms_match', 'softnms']
 
 # Boxes compared with each other at once; those kept are then compared with all that follow.
 BLOCK = 256
+# On a CPU torchvision's loop over all pairs is quicker for fewer boxes: 1.6 times for 1,000, 0.7
+# times for 10,000.
+MANY = 4096
 
 
 def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int) -> Tensor:
@@ -24,13 +27,15 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int) -> Ten
     Returns:
         Indices of the boxes that stay, best first.
     """
-    compiled = torchvision_operator('nms', boxes)
-    if compiled is not None and offset == 0:
-        return compiled(boxes, scores, iou_threshold)
-    order = scores.sort(0, descending=True)[1]
+    scores, order = scores.sort(0, descending=True)  # which of two equal scores is first is mmcv's
     # Comparing in half precision would call boxes equal that are not.
-    dtype = torch.promote_types(boxes.dtype, torch.float32)
-    x1, y1, x2, y2 = boxes[order].to(dtype).t().contiguous()
+    boxes = boxes[order].to(wide_dtype(boxes))
+    compiled = torchvision_operator('nms', boxes)
+    if compiled is not None and offset == 0 and (boxes.is_cuda or len(boxes) < MANY):
+        # mmcv compares with a threshold in single precision.
+        threshold = float(np.float32(iou_threshold))
+        return order[compiled(boxes, scores.to(boxes.dtype), threshold)]
+    x1, y1, x2, y2 = boxes.t().contiguous()
     corners = torch.stack([x1, y1, x2, y2, (x2 - x1 + offset) * (y2 - y1 + offset)])
     positions = torch.arange(len(order), device=boxes.device)
     kept = []

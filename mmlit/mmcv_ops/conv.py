@@ -8,6 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .gradients import gradients
+from .torchvision_ops import torchvision_operator, wide_dtype
+
 __all__ = ['deform_conv_backward_input', 'deform_conv_backward_parameters', 'deform_conv_forward',
            'modulated_deform_conv_backward', 'modulated_deform_conv_forward',
            'ms_deform_attn_backward', 'ms_deform_attn_forward']
@@ -35,7 +38,7 @@ def _columns(input: Tensor, offset: Tensor, mask: Tensor | None, kernel: Pair, s
     B, C, H, W = input.shape
     H_out, W_out = offset.shape[2:]
     (kh, kw), K, G = kernel, kernel[0] * kernel[1], deform_groups
-    dtype = torch.promote_types(input.dtype, torch.float32)
+    dtype = wide_dtype(input)
     # (B, H_out, W_out, K, G): groups innermost, as channels are.
     offset = offset.to(dtype).view(B, G, K, 2, H_out, W_out).permute(3, 0, 4, 5, 2, 1)
 
@@ -62,6 +65,10 @@ def _columns(input: Tensor, offset: Tensor, mask: Tensor | None, kernel: Pair, s
 def _deform_conv(input: Tensor, offset: Tensor, mask: Tensor | None, weight: Tensor,
                  bias: Tensor | None, geometry: tuple, groups: int, deform_groups: int) -> Tensor:
     """Deformable convolution: shape (B, C_out, H_out, W_out)."""
+    compiled = torchvision_operator('deform_conv2d', input)
+    if compiled is not None:
+        return compiled(*_torchvision_arguments(input, offset, mask, weight, bias, geometry, groups,
+                                                deform_groups)).to(input.dtype)
     columns = _columns(input, offset, mask, tuple(weight.shape[2:]), *geometry, deform_groups)
     (B, _, H_out, W_out), C_out = offset.shape, weight.shape[0]
     if groups == 1:
@@ -76,10 +83,33 @@ def _deform_conv(input: Tensor, offset: Tensor, mask: Tensor | None, weight: Ten
     return out.view(B, H_out, W_out, C_out).permute(0, 3, 1, 2)
 
 
-def _gradients(forward, inputs: list[Tensor], grad_output: Tensor) -> tuple[Tensor, ...]:
-    with torch.enable_grad():
-        inputs = [t.detach().requires_grad_() for t in inputs]
-        return torch.autograd.grad(forward(*inputs), inputs, grad_output)
+def _deform_conv_gradients(input: Tensor, offset: Tensor, mask: Tensor | None, weight: Tensor,
+                           geometry: tuple, groups: int, deform_groups: int,
+                           grad_output: Tensor, wanted: str) -> list[Tensor]:
+    """Gradients of those of input, offset, mask and weight whose first letters are ``wanted``."""
+    inputs = dict(i=input, o=offset, m=mask, w=weight)
+    compiled = torchvision_operator('_deform_conv2d_backward', input)
+    if compiled is not None:
+        found = compiled(grad_output.to(wide_dtype(input)), *_torchvision_arguments(
+            input, offset, mask, weight, None, geometry, groups, deform_groups))
+        return [dict(zip('iwom', found[:4], strict=True))[name] for name in wanted]
+
+    def forward(*some: Tensor) -> Tensor:
+        i, o, m, w = (inputs | dict(zip(wanted, some, strict=True))).values()
+        return _deform_conv(i, o, m, w, None, geometry, groups, deform_groups)
+
+    return gradients(forward, [inputs[name] for name in wanted], grad_output)
+
+
+def _torchvision_arguments(input: Tensor, offset: Tensor, mask: Tensor | None, weight: Tensor,
+                           bias: Tensor | None, geometry: tuple, groups: int,
+                           deform_groups: int) -> list:
+    """Arguments of torchvision's operator; in half precision it would round positions to it."""
+    given = mask is not None
+    mask = mask if given else input.new_zeros(input.shape[0], 1)
+    bias = input.new_zeros(weight.shape[0]) if bias is None else bias
+    tensors = [t.to(wide_dtype(input)) for t in (input, weight, offset, mask, bias)]
+    return [*tensors, *geometry[0], *geometry[1], *geometry[2], groups, deform_groups, given]
 
 
 def deform_conv_forward(input: Tensor, weight: Tensor, offset: Tensor, output: Tensor,
@@ -114,8 +144,8 @@ def deform_conv_backward_input(input: Tensor, offset: Tensor, gradOutput: Tensor
                                im2col_step: int) -> None:
     """Fill ``gradInput`` and ``gradOffset``; arguments as in the forward pass."""
     geometry = (dH, dW), (padH, padW), (dilationH, dilationW)
-    grads = _gradients(lambda x, o: _deform_conv(x, o, None, weight, None, geometry, group,
-                                                 deformable_group), [input, offset], gradOutput)
+    grads = _deform_conv_gradients(input, offset, None, weight, geometry, group, deformable_group,
+                                   gradOutput, 'io')
     gradInput.copy_(grads[0])
     gradOffset.copy_(grads[1])
 
@@ -127,9 +157,9 @@ def deform_conv_backward_parameters(input: Tensor, offset: Tensor, gradOutput: T
                                     deformable_group: int, scale: float, im2col_step: int) -> None:
     """Add the kernel's gradient, times ``scale``, to ``gradWeight``."""
     geometry = (dH, dW), (padH, padW), (dilationH, dilationW)
-    grads = _gradients(lambda w: _deform_conv(input, offset, None, w, None, geometry, group,
-                                              deformable_group), [gradWeight], gradOutput)
-    gradWeight.add_(grads[0], alpha=scale)
+    grad, = _deform_conv_gradients(input, offset, None, gradWeight, geometry, group,
+                                   deformable_group, gradOutput, 'w')
+    gradWeight.add_(grad, alpha=scale)
 
 
 def modulated_deform_conv_forward(input: Tensor, weight: Tensor, bias: Tensor, ones: Tensor,
@@ -170,9 +200,8 @@ def modulated_deform_conv_backward(input: Tensor, weight: Tensor, bias: Tensor, 
                                    group: int, deformable_group: int, with_bias: bool) -> None:
     """Add the gradients to the ``grad_...`` buffers; arguments as in the forward pass."""
     geometry = (stride_h, stride_w), (pad_h, pad_w), (dilation_h, dilation_w)
-    grads = _gradients(lambda x, o, m, w: _deform_conv(x, o, m, w, None, geometry, group,
-                                                       deformable_group),
-                       [input, offset, mask, weight], grad_output)
+    grads = _deform_conv_gradients(input, offset, mask, weight, geometry, group, deformable_group,
+                                   grad_output, 'iomw')
     for buffer, grad in zip((grad_input, grad_offset, grad_mask, grad_weight), grads, strict=True):
         buffer.add_(grad)
     if with_bias:
@@ -183,7 +212,7 @@ def _ms_deform_attn(value: Tensor, shapes: Tensor, starts: Tensor, locations: Te
                     weights: Tensor) -> Tensor:
     B, N, heads, d = value.shape
     _, Q, _, L, P, _ = locations.shape
-    dtype = torch.promote_types(value.dtype, torch.float32)
+    dtype = wide_dtype(value)
     H, W = (shapes[:, i].view(L, 1) for i in (0, 1))
     x, y = (locations.to(dtype)[..., i] * n - 0.5 for i, n in ((0, W), (1, H)))
     index, bilinear = bilinear_rows(y, x, H, W)
@@ -222,8 +251,8 @@ def ms_deform_attn_backward(value: Tensor, value_spatial_shapes: Tensor,
                             grad_sampling_loc: Tensor, grad_attn_weight: Tensor,
                             im2col_step: int) -> None:
     """Fill the ``grad_...`` buffers; arguments as in the forward pass."""
-    grads = _gradients(lambda v, s, a: _ms_deform_attn(v, value_spatial_shapes,
-                                                       value_level_start_index, s, a),
-                       [value, sampling_locations, attention_weights], grad_output)
+    grads = gradients(lambda v, s, a: _ms_deform_attn(v, value_spatial_shapes,
+                                                      value_level_start_index, s, a),
+                      [value, sampling_locations, attention_weights], grad_output)
     for buffer, grad in zip((grad_value, grad_sampling_loc, grad_attn_weight), grads, strict=True):
         buffer.copy_(grad)

@@ -16,7 +16,7 @@ class MissingOperatorError(MMLitError, NotImplementedError):
 
 
 def supply_extension() -> None:
-    """Make ``mmcv._ext`` importable where mmcv 2 is installed without it; else change nothing.
+    """Make ``mmcv._ext`` importable where mmcv is installed without it; else change nothing.
 
     A compiled extension is found before this one, however late mmcv is installed.
     """
@@ -33,6 +33,22 @@ def is_compiled() -> bool:
     return spec is not None and not isinstance(spec.loader, _Loader)
 
 
+def module() -> ModuleType:
+    """The operators of this package, as one module."""
+    extension = _Loader().create_module(ModuleSpec(NAME, None))
+    _Loader().exec_module(extension)
+    return extension
+
+
+def how_to_compile() -> str:
+    """The command that brings the operators, compiled, of the mmcv that is installed."""
+    import mmcv
+    package = 'mmcv-full==1.7.2' if mmcv.__version__.startswith('1.') else 'mmcv==2.1.0'
+    return (f'pip uninstall mmcv mmcv-lite; MMCV_WITH_OPS=1 pip install --no-build-isolation '
+            f'{package} (about 12 minutes on two cores; needs a C++ compiler, and for a GPU '
+            'FORCE_CUDA=1 and nvcc)')
+
+
 class _Finder(MetaPathFinder):
 
     def find_spec(self, fullname: str, path, target=None) -> ModuleSpec | None:
@@ -47,8 +63,8 @@ class _Loader(Loader):
         return _Extension(NAME, __doc__)
 
     def exec_module(self, module: ModuleType) -> None:
-        from . import boxes, conv, focal, reassembly, roi  # not before mmcv asks for them
-        for room in (boxes, conv, focal, reassembly, roi):
+        from . import boxes, conv, focal, norm, reassembly, roi  # not before mmcv asks for them
+        for room in (boxes, conv, focal, norm, reassembly, roi):
             for name in room.__all__:
                 setattr(module, name, getattr(room, name))
 
@@ -63,9 +79,7 @@ class _Extension(ModuleType):
         def missing(*args, **kwargs):
             raise MissingOperatorError(
                 f"mmcv's operator {name!r} is called, which this mmcv was installed without, and "
-                'which mmlit.mmcv_ops does not have. A compiled mmcv has it: pip uninstall '
-                'mmcv-lite; MMCV_WITH_OPS=1 pip install --no-build-isolation mmcv==2.1.0 (about 12 '
-                'minutes on two cores; needs a C++ compiler, and for a GPU FORCE_CUDA=1 and nvcc)')
+                f'which mmlit.mmcv_ops does not have. A compiled mmcv has it: {how_to_compile()}')
 
         missing.__name__ = name
         return missing

@@ -3,6 +3,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .gradients import gradients
+
 __all__ = ['carafe_backward', 'carafe_forward', 'carafe_naive_backward', 'carafe_naive_forward',
            'masked_col2im_forward', 'masked_im2col_forward', 'psamask_backward', 'psamask_forward']
 
@@ -44,10 +46,8 @@ def carafe_naive_backward(top_grad: Tensor, features: Tensor, masks: Tensor, bot
                           mask_grad: Tensor, kernel_size: int, group_size: int,
                           scale_factor: int) -> None:
     """Add the gradients of features and masks to ``bottom_grad`` and ``mask_grad``."""
-    with torch.enable_grad():
-        inputs = [t.detach().requires_grad_() for t in (features, masks)]
-        out = carafe(*inputs, kernel_size, group_size, scale_factor)
-        grads = torch.autograd.grad(out, inputs, top_grad)
+    grads = gradients(lambda x, m: carafe(x, m, kernel_size, group_size, scale_factor),
+                      [features, masks], top_grad)
     bottom_grad.add_(grads[0])
     mask_grad.add_(grads[1])
 

@@ -1,6 +1,8 @@
 """The stand-ins for mmcv's compiled operators, against these and against plain definitions."""
 import importlib
 import importlib.util
+import inspect
+import re
 
 import numpy as np
 import pytest
@@ -8,36 +10,50 @@ import torch
 import torch.nn.functional as F
 from torch.autograd import gradcheck
 
+from mmlit.benchmark.mmcv_ops import calling
 from mmlit.errors import MMLitError
-from mmlit.mmcv_ops import focal, supply_extension
-from mmlit.mmcv_ops.extension import _Extension, _Loader
+from mmlit.mmcv_ops import focal, supply_extension, torchvision_ops
+from mmlit.mmcv_ops.extension import module
 
 from .cases import CASES, GOLDEN, numbers, rois
 
-pytestmark = pytest.mark.skipif(importlib.util.find_spec('mmcv.transforms') is None,
-                                reason='mmcv 2 is not installed')
-WRAPPERS = ('bbox', 'carafe', 'deform_conv', 'focal_loss', 'masked_conv', 'modulated_deform_conv',
-            'multi_scale_deform_attn', 'nms', 'psa_mask', 'roi_align', 'roi_pool')
-
-
-def extension() -> _Extension:
-    module = _Extension('mmcv._ext')
-    _Loader().exec_module(module)
-    return module
+pytestmark = pytest.mark.skipif(importlib.util.find_spec('mmcv') is None,
+                                reason='mmcv is not installed')
 
 
 @pytest.fixture
-def ours(monkeypatch):
+def ours():
     """mmcv's own functions, calling the stand-ins even where mmcv is compiled."""
     supply_extension()
-    for name in WRAPPERS:
-        monkeypatch.setattr(importlib.import_module(f'mmcv.ops.{name}'), 'ext_module', extension())
     import mmcv.ops
-    return mmcv.ops
+    with calling(module()):
+        yield mmcv.ops
 
 
-@pytest.mark.parametrize('name', CASES)
+@pytest.fixture(params=['plain', 'torchvision'])
+def way(request, monkeypatch):
+    """Each way to compute an operator for which torchvision has one too, whichever is quicker."""
+    devices = () if request.param == 'plain' else ('cpu', 'cuda')
+    monkeypatch.setattr(torchvision_ops, 'DEVICES',
+                        dict.fromkeys(torchvision_ops.DEVICES, devices))
+    if devices and torchvision_ops.torchvision_operator('nms', torch.zeros(0)) is None:
+        pytest.skip('torchvision is absent, or its library does not load beside this torch')
+
+
+TORCHVISION = ('nms', 'roi_align', 'deform_conv', 'modulated_deform_conv')
+
+
+@pytest.mark.parametrize('name', [name for name in CASES if name.startswith(TORCHVISION)])
+def test_equals_the_compiled_operator_both_ways(name, ours, way):
+    check_golden(name)
+
+
+@pytest.mark.parametrize('name', [name for name in CASES if not name.startswith(TORCHVISION)])
 def test_equals_the_compiled_operator(name, ours):
+    check_golden(name)
+
+
+def check_golden(name):
     with np.load(GOLDEN) as golden:
         expected = {key[len(name) + 1:]: torch.from_numpy(golden[key]) for key in golden.files
                     if key.startswith(f'{name}/')}
@@ -90,6 +106,45 @@ def test_roi_pool_takes_the_maximum_of_each_part(ours):
     weights = numbers(*out.shape, seed=3)
     ours_grad, = torch.autograd.grad(out, x, weights, retain_graph=True)
     torch.testing.assert_close(ours_grad, torch.autograd.grad(expected, x, weights)[0])
+
+
+@pytest.mark.parametrize('ratio', [0, 2])
+def test_deformable_roi_pooling_is_roi_align_of_moved_boxes(ours, ratio):
+    x, found = numbers(2, 3, 13, 17), rois(12, 2, 40, 30)
+    plain = ours.deform_roi_pool(x, found, None, (3, 2), 0.4, ratio, 0.1)
+    torch.testing.assert_close(plain, ours.roi_align(x, found, (3, 2), 0.4, ratio, 'avg', True))
+    offset = numbers(12, 2, seed=1).view(12, 2, 1, 1).expand(-1, -1, 3, 2).contiguous()
+    moved, sides = found.clone(), found[:, 3:] - found[:, 1:3]
+    moved[:, 1:] += 0.1 * (sides * offset[..., 0, 0]).repeat(1, 2)
+    torch.testing.assert_close(ours.deform_roi_pool(x, found, offset, (3, 2), 0.4, ratio, 0.1),
+                               ours.roi_align(x, moved, (3, 2), 0.4, ratio, 'avg', True),
+                               rtol=1e-4, atol=1e-5)
+
+
+def test_gradients_of_deformable_roi_pooling(ours):
+    found, offset = rois(5, 2, 7, 6).double(), numbers(5, 2, 2, 3, seed=1, **DOUBLE)
+    inputs = [numbers(2, 2, 6, 7, **DOUBLE).requires_grad_(), offset.requires_grad_()]
+    assert gradcheck(lambda x, o: ours.deform_roi_pool(x, found, o, (2, 3), 1., 2, 0.1), inputs)
+    x = inputs[0].detach().requires_grad_()
+    ours.deform_roi_pool(x, found[:0], None, (2, 3)).sum().backward()
+    assert x.grad.abs().max() == 0
+
+
+@pytest.mark.parametrize('shape', [(4, 3, 5, 6), (1, 3, 1, 2)])
+def test_synchronised_batch_norm_of_one_process_is_batch_norm(ours, shape):
+    from mmcv.ops.sync_bn import SyncBatchNormFunction
+    results = []
+    for run in ('ours', 'plain'):
+        x = numbers(*shape).requires_grad_()
+        weight, bias = (numbers(3, seed=seed).requires_grad_() for seed in (1, 2))
+        mean, var = torch.zeros(3), torch.ones(3)
+        out = (SyncBatchNormFunction.apply(x, mean, var, weight, bias, 0.1, 1e-5, None, 1,
+                                           'default')
+               if run == 'ours' else F.batch_norm(x, mean, var, weight, bias, True, 0.1, 1e-5))
+        out.backward(numbers(*shape, seed=9))
+        results.append((out.detach(), mean, var, x.grad, weight.grad, bias.grad))
+    for a, b in zip(*results, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize('weighted', [False, True])
@@ -155,7 +210,7 @@ def test_masked_convolution_is_convolution_at_some_places(ours):
 
 
 def test_overlaps_of_boxes(ours):
-    bbox_overlaps = extension().bbox_overlaps
+    bbox_overlaps = module().bbox_overlaps
     a, b = torch.tensor([[0., 0., 2., 2.], [1., 1., 3., 2.]]), torch.tensor([[0., 0., 1., 2.]])
     ious, iofs, paired = torch.empty(2, 1), torch.empty(2, 1), torch.empty(2)
     bbox_overlaps(a, b, ious, 0, False, 0)
@@ -170,13 +225,13 @@ DOUBLE = dict(dtype=torch.float64)
 
 
 @pytest.mark.parametrize('mode, ratio', [('avg', 0), ('avg', 2), ('max', 2)])
-def test_gradients_of_roi_align(ours, mode, ratio):
+def test_gradients_of_roi_align(ours, way, mode, ratio):
     found = rois(5, 2, 7, 6).double()
     assert gradcheck(lambda x: ours.roi_align(x, found, (2, 3), 1., ratio, mode, True),
                      numbers(2, 2, 6, 7, **DOUBLE).requires_grad_())
 
 
-def test_gradients_of_deformable_convolutions(ours):
+def test_gradients_of_deformable_convolutions(ours, way):
     x, offset = numbers(2, 4, 5, 4, **DOUBLE), numbers(2, 16, 2, 2, seed=1, **DOUBLE)
     weight, mask = numbers(2, 2, 2, 2, seed=2, **DOUBLE), numbers(2, 8, 2, 2, seed=3, **DOUBLE)
     inputs = [t.requires_grad_() for t in (x, offset, weight, mask)]
@@ -194,7 +249,7 @@ def test_gradients_of_carafe_and_attention_masks(ours):
 
 
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
-def test_half_precision_is_float32_rounded(ours, dtype):
+def test_half_precision_is_float32_rounded(ours, way, dtype):
     x, found = numbers(1, 4, 9, 9), rois(6, 1, 9, 9)
     offset, weight = numbers(1, 18, 9, 9, seed=1).to(dtype), numbers(4, 4, 3, 3, seed=2).to(dtype)
     for wide, half in [
@@ -217,7 +272,20 @@ def test_nms_of_boxes_without_area_or_order(ours):
     assert kept.tolist() == [0, 1, 2]  # 0 / 0 is no overlap
 
 
+# What mmdet 3.3, mmseg 1.2 and mmpretrain 1.2 import, or name in a config, but for rotated boxes.
+USERS = ('bbox', 'carafe', 'deform_conv', 'deform_roi_pool', 'focal_loss', 'masked_conv',
+         'modulated_deform_conv', 'multi_scale_deform_attn', 'nms', 'psa_mask', 'roi_align',
+         'roi_pool', 'sync_bn')
+
+
+@pytest.mark.parametrize('name', USERS)
+def test_every_operator_that_detectors_and_segmentors_call_is_there(ours, name):
+    source = inspect.getsource(importlib.import_module(f'mmcv.ops.{name}'))
+    called = set(re.findall(r'ext_module\.(\w+)', source)) - {'nms_rotated', 'nms_quadri'}
+    assert called and called <= vars(module()).keys()
+
+
 def test_an_operator_that_is_missing_says_so_when_called():
-    missing = extension().points_in_boxes_cpu_forward
-    with pytest.raises(MMLitError, match='points_in_boxes_cpu_forward.*mmcv==2.1.0'):
+    missing = module().points_in_boxes_cpu_forward
+    with pytest.raises(MMLitError, match='points_in_boxes_cpu_forward.* mmcv(-full)?=='):
         missing(torch.zeros(1))
