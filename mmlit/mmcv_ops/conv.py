@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mmlit.errors import ArgumentError
+
 from .gradients import gradients
 from .torchvision_ops import torchvision_operator, wide_dtype
 
@@ -187,8 +189,9 @@ def modulated_deform_conv_forward(input: Tensor, weight: Tensor, bias: Tensor, o
         with_bias: Whether there is a bias.
     """
     geometry = (stride_h, stride_w), (pad_h, pad_w), (dilation_h, dilation_w)
+    offset, mask = _as_read(offset, output), _as_read(mask, output)
     output.copy_(_deform_conv(input, offset, mask, weight, bias if with_bias else None, geometry,
-                              group, deformable_group).view_as(output))
+                              group, deformable_group))
 
 
 def modulated_deform_conv_backward(input: Tensor, weight: Tensor, bias: Tensor, ones: Tensor,
@@ -200,12 +203,31 @@ def modulated_deform_conv_backward(input: Tensor, weight: Tensor, bias: Tensor, 
                                    group: int, deformable_group: int, with_bias: bool) -> None:
     """Add the gradients to the ``grad_...`` buffers; arguments as in the forward pass."""
     geometry = (stride_h, stride_w), (pad_h, pad_w), (dilation_h, dilation_w)
-    grads = _deform_conv_gradients(input, offset, mask, weight, geometry, group, deformable_group,
-                                   grad_output, 'iomw')
+    grads = _deform_conv_gradients(input, _as_read(offset, grad_output),
+                                   _as_read(mask, grad_output), weight, geometry, group,
+                                   deformable_group, grad_output, 'iomw')
     for buffer, grad in zip((grad_input, grad_offset, grad_mask, grad_weight), grads, strict=True):
-        buffer.add_(grad)
+        missing = buffer[:1].numel() - grad[:1].numel()  # what was not read
+        buffer.add_(F.pad(grad.flatten(1), (0, missing)).view(buffer.shape))
     if with_bias:
         grad_bias.add_(grad_output.sum(dim=(0, 2, 3)))
+
+
+def _as_read(given: Tensor, output: Tensor) -> Tensor:
+    """Offsets or masks (B, N, ., .) as (B, N, H_out, W_out).
+
+    mmcv's kernel does not ask for their height and width, and reads the memory of each image from
+    its start. mmdet's DyHead relies on that: it gives to a coarse map what belongs to a finer one.
+    """
+    B, N, *size = given.shape
+    if size == list(output.shape[2:]):
+        return given
+    count = N * output.shape[2:].numel()
+    if given[:1].numel() < count:
+        raise ArgumentError(f'modulated deformable convolution: offset or mask of shape '
+                            f'{tuple(given.shape)} is too small for an output of '
+                            f'{tuple(output.shape)}')
+    return given.flatten(1)[:, :count].view(B, N, *output.shape[2:])
 
 
 def _ms_deform_attn(value: Tensor, shapes: Tensor, starts: Tensor, locations: Tensor,

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 GOLDEN = Path(__file__).parents[1] / 'data/mmcv_ops.npz'
@@ -119,12 +120,16 @@ def deform_conv(batch=3, shape=(6, 11, 8), kernel=(3, 3), stride=1, padding=1, d
 
 
 @case(plain=dict(), no_bias=dict(bias=False), groups=dict(groups=2),
-      deform_groups=dict(deform_groups=3), stride=dict(stride=2), double=dict(dtype=torch.float64))
+      deform_groups=dict(deform_groups=3), stride=dict(stride=2), double=dict(dtype=torch.float64),
+      finer_offsets=dict(finer=3))
 def modulated_deform_conv(batch=2, shape=(6, 9, 7), kernel=(3, 3), stride=1, padding=1, dilation=1,
-                          groups=1, deform_groups=1, bias=True, dtype=torch.float32):
+                          groups=1, deform_groups=1, bias=True, dtype=torch.float32, finer=0):
     from mmcv.ops import modulated_deform_conv2d
     x, offset, weight, mask = _conv_inputs(batch, shape, kernel, stride, padding, dilation, groups,
                                            deform_groups, 1.5, dtype)
+    if finer:  # of a larger map, as mmdet's DyHead gives
+        offset, mask = (F.pad(t.detach(), (0, finer, 0, finer), value=0.5).requires_grad_()
+                        for t in (offset, mask))
     inputs = dict(x=x, offset=offset, mask=mask, weight=weight)
     shift = numbers(len(weight), seed=7, dtype=dtype).requires_grad_() if bias else None
     out = modulated_deform_conv2d(x, offset, mask, weight, shift, stride, padding, dilation, groups,
