@@ -7,7 +7,6 @@ import importlib
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from importlib.machinery import PathFinder
 from pathlib import Path
 from types import ModuleType
 
@@ -15,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from mmlit.mmcv_ops import is_compiled
 from mmlit.mmcv_ops.extension import module
 
 DETECTORS = ['mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py',
@@ -24,9 +24,7 @@ IMAGE = 800, 1333
 
 def compiled_extension() -> ModuleType | None:
     """mmcv's compiled module, or None where mmcv was installed without it."""
-    import mmcv
-    found = PathFinder.find_spec('_ext', mmcv.__path__)
-    return importlib.import_module('mmcv._ext') if found else None
+    return importlib.import_module('mmcv._ext') if is_compiled() else None
 
 
 @contextmanager
