@@ -19,13 +19,6 @@ pytest.importorskip('onnxruntime', reason='onnxruntime is not installed (mmlit[o
 SHAPES = [(1, 64, 64), (4, 64, 96), (3, 50, 75), (1, 32, 33), (2, 225, 127)]
 
 
-def classifier(**kwargs) -> LITv2Classifier:
-    """Random weights, every one of which matters, and ten classes."""
-    model = LITv2Classifier(GOLDEN_ARCH, num_classes=10, **kwargs)
-    model.backbone.load_state_dict(build(**kwargs).state_dict())
-    return model.eval()
-
-
 @pytest.fixture(scope='module')
 def dense(tmp_path_factory):
     """A dense backbone, and its file."""
@@ -37,8 +30,10 @@ def dense(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def logits(tmp_path_factory):
-    """A classifier, and its file."""
-    part = part_of(classifier())
+    """The official release's classifier, and its file."""
+    model = LITv2Classifier(GOLDEN_ARCH, num_classes=10)
+    load_checkpoint(model, DATA / 'official_cls.pth', strict=True)
+    part = part_of(model.eval())
     path = tmp_path_factory.mktemp('onnx') / 'logits.onnx'
     export_onnx(part, path)
     return part, path
@@ -76,13 +71,10 @@ def test_variants(kwargs, tmp_path):
     check(part, tmp_path / 'model.onnx', images(3, 70, 101)[:, :part.in_channels], 1e-4)
 
 
-def test_official_release(golden, tmp_path):
+def test_official_release(golden, logits):
     """Its weights, through a file, give its recorded logits."""
     data = golden('official_cls')
-    model = LITv2Classifier(GOLDEN_ARCH, num_classes=data['logits'].shape[1])
-    load_checkpoint(model, DATA / 'official_cls.pth', strict=True)
-    export_onnx(part_of(model.eval()), tmp_path / 'model.onnx')
-    (found, ) = open_onnx(tmp_path / 'model.onnx')(data['x'].float())
+    (found, ) = open_onnx(logits[1])(data['x'].float())
     torch.testing.assert_close(found, data['logits'].float(), rtol=1e-4, atol=1e-4)
 
 
