@@ -42,6 +42,7 @@ def test_one_graph(size, training, form, monkeypatch):
 @needs_torch((2, 11), 'each remainder of a size may get a graph')
 @torch.no_grad()
 @pytest.mark.parametrize('form', ['fast', 'reference'])
+@pytest.mark.slow
 def test_sizes_share_a_graph(form):
     """Sides that are, and sides that are not, multiples of the total stride."""
     model = build(out_indices=ALL).eval()

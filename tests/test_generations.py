@@ -56,6 +56,7 @@ def test_looking_for_openmixup_changes_nothing():
     ('import mmlit, mmcv', 'openmixup'), ('import mmlit, mmdet', 'mmlit.openmixup'),
     ('import mmlit.openmixup', 'mmdet'), ('import mmlit, openmixup', 'mmpretrain.models'),
     ('import mmlit.openmixup', 'mmlit.openmmlab.trainer')])
+@pytest.mark.slow
 def test_a_process_serves_one(first, second):
     error = last_line(python('-c', f'{first}\nimport {second}'))
     assert 'process' in error and 'mmcv' in error and error.count('Error: ') == 1

@@ -50,6 +50,7 @@ def run_elsewhere(part, path, shapes, program: bool) -> str:
     return done.stdout.strip() or done.stderr
 
 
+@pytest.mark.slow
 def test_program(part, program, tmp_path):
     path = tmp_path / 'model.pt2'
     save_program(program, path)
@@ -57,16 +58,19 @@ def test_program(part, program, tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ['model.data', 'model.pt2']
 
 
+@pytest.mark.slow
 def test_program_of_standard_operators(program):
     ops = {node.target for node in program.graph.nodes if node.op == 'call_function'}
     assert {op.namespace for op in ops if isinstance(op, torch._ops.OpOverload)} == {'aten'}
 
 
+@pytest.mark.slow
 def test_too_small_an_image_is_refused(program):
     with pytest.raises(AssertionError, match='64'):
         program.module()(images(1, 63, 64))
 
 
+@pytest.mark.slow
 def test_a_size_that_is_a_constant():
     part = part_of(build())
     backbone = part.module

@@ -49,11 +49,13 @@ def check(part, path, x, tolerance):
 
 
 @pytest.mark.parametrize('shape', SHAPES)
+@pytest.mark.slow
 def test_backbone(dense, shape):
     check(*dense, images(*shape), 1e-4)
 
 
 @pytest.mark.parametrize('shape', SHAPES)
+@pytest.mark.slow
 def test_classifier(logits, shape):
     check(*logits, images(*shape), 1e-4)
 
@@ -71,6 +73,7 @@ def test_variants(kwargs, tmp_path):
     check(part, tmp_path / 'model.onnx', images(3, 70, 101)[:, :part.in_channels], 1e-4)
 
 
+@pytest.mark.slow
 def test_official_release(golden, logits):
     """Its weights, through a file, give its recorded logits."""
     data = golden('official_cls')
@@ -102,6 +105,7 @@ def test_operators_are_standard(opset, tmp_path):
     check(part, tmp_path / 'model.onnx', images(1, 64, 96), 1e-4)
 
 
+@pytest.mark.slow
 def test_what_the_file_says(logits):
     part, path = logits
     model = onnx.load(path)
@@ -133,6 +137,7 @@ def test_half_precision(tmp_path):
         assert (a - b).abs().max() <= 2 * (c - b).abs().max()
 
 
+@pytest.mark.slow
 class TestInt8:
 
     @pytest.fixture(scope='class')

@@ -159,6 +159,7 @@ def outputs_and_gradients(model, call, x):
 
 
 @pytest.mark.parametrize('training', [False, True])
+@pytest.mark.slow
 def test_model(training):
     """The whole model takes the kernels, compiled in one graph, too, with equal results."""
     torch.manual_seed(0)
