@@ -2,7 +2,7 @@
 COCO, ADE20K and ImageNet say what their recipes say, with the published parameters and FLOPs."""
 import copy
 import json
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 
 import cv2
@@ -130,9 +130,17 @@ def recipe(name):
     return RECIPES[kind(name)]
 
 
-@pytest.fixture(scope='module')
+@pytest.fixture
 def model(name):
-    """The config's model as one process on a CPU runs it, without the pretrained weights."""
+    return built(name)
+
+
+@lru_cache(maxsize=1)
+def built(name: str) -> nn.Module:
+    """The config's model as one process on a CPU runs it, without the pretrained weights.
+
+    A fixture of the module's would outlive its name where tests move from one process to another.
+    """
     cfg = load(name)
     cfg.model.backbone.init_cfg = None
     cfg.model.setdefault('data_preprocessor', cfg.get('data_preprocessor'))
