@@ -1,5 +1,11 @@
 import importlib.util
 
+import pytest
+
+# OneDL has no mmpretrain.
+needs_mmpretrain = pytest.mark.skipif(importlib.util.find_spec('mmpretrain') is None,
+                                      reason='mmpretrain is not installed')
+
 if importlib.util.find_spec('mmdet') is None:
     collect_ignore_glob = ['test_*.py']
 else:

@@ -1,9 +1,10 @@
 """Checks pass what the toolkits train, and catch the mistakes that they promise to catch."""
+import importlib
+import importlib.util
 import json
 from pathlib import Path
 
 import mmdet
-import mmpretrain
 import mmseg
 import pytest
 from mmdet.datasets import CocoDataset
@@ -12,6 +13,8 @@ from mmengine.config import Config
 from mmlit.errors import ConfigError, DatasetError, MMLitError
 from mmlit.openmmlab.checks import check_config, check_structure
 from mmlit.openmmlab.scopes import import_scope
+
+from .conftest import needs_mmpretrain
 
 CHANNELS = [96, 192, 384, 768]
 BACKBONE = dict(type='mmlit.LITv2', out_indices=(0, 1, 2, 3))
@@ -57,6 +60,12 @@ def shipped(package, *names, count=0):
     return files[::max(1, len(files) // count)][:count] if count else files
 
 
+def shipped_with_mmpretrain() -> list:
+    if importlib.util.find_spec('mmpretrain') is None:
+        return []
+    return shipped(importlib.import_module('mmpretrain'), count=10)
+
+
 @pytest.mark.parametrize('path', [
     *shipped(mmdet, *[f'{name}.py' for name in (
         'libra_rcnn/libra-faster-rcnn_r50_fpn_1x_coco', 'htc/htc_r50_fpn_1x_coco',
@@ -67,7 +76,7 @@ def shipped(package, *names, count=0):
         'cascade_rcnn/cascade-mask-rcnn_r50_fpn_1x_coco', 'sort/sort_faster-rcnn_r50_fpn_8xb2-4e_'
         'mot17halftrain_test-mot17halfval', 'openimages/retinanet_r50_fpn_32xb2-1x_openimages')]),
     *shipped(mmdet, count=10), *shipped(mmseg, 'san/san-vit-b16_voc12aug-640x640.py'),
-    *shipped(mmseg, count=10), *shipped(mmpretrain, count=10)], ids=lambda path: path.stem)
+    *shipped(mmseg, count=10), *shipped_with_mmpretrain()], ids=lambda path: path.stem)
 def test_configs_of_the_toolkits_pass(path):
     cfg = Config.fromfile(path, import_custom_modules=False)
     if 'model' not in cfg:
@@ -114,6 +123,7 @@ def test_heads_with_classes_of_their_own_pass(coco, model, wrapper):
 PANOPTIC = dict(id=1, image_id=1, file_name='1.png', segments_info=[])
 
 
+@needs_mmpretrain
 def test_other_formats_than_cocos_boxes_pass(coco):
     panoptic = coco(annotations=[PANOPTIC])
     panoptic['metainfo'] = dict(classes=CATS, thing_classes=CATS[:1], stuff_classes=CATS[1:])
@@ -146,6 +156,7 @@ def test_remote_files_are_not_looked_for(coco, remote):
     check_config(config({**coco(), 'ann_file': 'no/file.json', **remote}, **head(2)))
 
 
+@needs_mmpretrain
 def test_data_sets_that_are_downloaded_need_not_be_there():
     check_config(config(dict(type='CIFAR10', data_prefix='no/folder'), 'mmpretrain',
                         head=dict(type='LinearClsHead', num_classes=10)))

@@ -1,9 +1,6 @@
 """Mis-spelt keys of mmengine configs are refused with the nearest name; others pass."""
 from pathlib import Path
 
-import mmdet
-import mmpretrain
-import mmseg
 import pytest
 from mmengine.config import Config
 
@@ -68,9 +65,10 @@ def test_variables_of_a_config_pass(tmp_path):
     load_config(str(path))
 
 
-@pytest.mark.parametrize('package', [mmdet, mmseg, mmpretrain])
-def test_configs_of_the_toolkits_pass(package):
-    known = known_keys(package.__name__)
+@pytest.mark.parametrize('name', ['mmdet', 'mmseg', 'mmpretrain'])
+def test_configs_of_the_toolkits_pass(name):
+    package = pytest.importorskip(name, reason='OneDL has no mmpretrain')
+    known = known_keys(name)
     files = sorted(Path(package.__file__).parent.glob('.mim/configs/[!_s]*/*.py'))[::60]
     for path in files:
         check_top_level(Config.fromfile(path, import_custom_modules=False), known)

@@ -17,12 +17,12 @@ from mmengine.optim import OptimWrapper
 from mmengine.registry import MODELS, init_default_scope
 from mmengine.structures import PixelData
 from mmengine.utils import get_installed_path
-from mmpretrain.structures import DataSample, MultiTaskDataSample
 from mmseg.structures import SegDataSample
 
 from mmlit.openmmlab.scopes import import_scope
 
 from ..conftest import GOLDEN_ARCH
+from .conftest import needs_mmpretrain
 
 CHANNELS = GOLDEN_ARCH['embed_dims']
 SIZE = 64
@@ -216,8 +216,10 @@ HEADS = {
 NECKS = {'csra': None, 'arcface': dict(type='GeneralizedMeanPooling')}
 
 
+@needs_mmpretrain
 @pytest.mark.parametrize('name', HEADS)
 def test_classifier_heads(name):
+    from mmpretrain.structures import DataSample, MultiTaskDataSample
     torch.manual_seed(0)
     model = build('mmpretrain', RESNET, {
         'litv2': {}, 'model.head': dict(HEADS[name], _delete_=True),
@@ -249,8 +251,10 @@ SELF_SUPERVISED = {
 }
 
 
+@needs_mmpretrain
 @pytest.mark.parametrize('path', SELF_SUPERVISED, ids=lambda path: path.split('/')[0])
 def test_self_supervised(path):
+    from mmpretrain.structures import DataSample
     torch.manual_seed(0)
     model = build('mmpretrain', path, {
         'litv2': {}, 'model.neck.in_channels': C, 'model.neck.hid_channels': 32,
