@@ -114,7 +114,7 @@ def test_onnx_where_it_means_nothing(name, setting, message):
 @pytest.mark.slow
 def test_onnx():
     pytest.importorskip('onnxruntime', reason='onnxruntime is not installed (mmlit[onnx])')
-    prepare('litv2_tiny:onnx', build('litv2_tiny:onnx', Setting(**SMALL)), Setting(**SMALL))()
+    prepare('litv2_small:onnx', build('litv2_small:onnx', Setting(**SMALL)), Setting(**SMALL))()
 
 
 @pytest.mark.skipif(importlib.util.find_spec('timm') is None, reason='timm is not installed')
@@ -130,12 +130,12 @@ def test_peers():
 def test_command_line(tmp_path):
     out, picture = tmp_path / 'figures/out.json', tmp_path / 'figures/out.png'
     run = subprocess.run(
-        [sys.executable, '-W', 'ignore', 'tools/benchmark.py', 'litv2_tiny:official',
-         'litv2_tiny', '--batch', '1', '--shape', '64', '64', '--rounds', '2', '--seconds', '0',
+        [sys.executable, '-W', 'ignore', 'tools/benchmark.py', 'litv2_small:official',
+         'litv2_small', '--batch', '1', '--shape', '64', '64', '--rounds', '2', '--seconds', '0',
          '--json', out, '--plot', picture], cwd=ROOT, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
     results = json.loads(out.read_text())['results']
-    assert results['litv2_tiny:official']['speedup'] == 1
+    assert results['litv2_small:official']['speedup'] == 1
     assert all(r['memory'] > 4 * r['params'] for r in results.values())
     assert picture.stat().st_size > 1000
     assert 'deformable convolution of official-style models' in run.stdout
@@ -145,16 +145,16 @@ def test_command_line(tmp_path):
 def test_resolution(tmp_path):
     out, picture = tmp_path / 'out.json', tmp_path / 'out.png'
     run = subprocess.run(
-        [sys.executable, '-W', 'ignore', 'tools/benchmark_resolution.py', 'litv2_tiny', '--sides',
+        [sys.executable, '-W', 'ignore', 'tools/benchmark_resolution.py', 'litv2_small', '--sides',
          '64', '128', '--json', out, '--plot', picture, '--rounds', '1', '--seconds', '0'],
         cwd=ROOT, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
     content = json.loads(out.read_text())
-    times = [content['results'][side]['litv2_tiny']['median'] for side in ('64', '128')]
-    assert content['exponents']['litv2_tiny']['time'] == pytest.approx(
+    times = [content['results'][side]['litv2_small']['median'] for side in ('64', '128')]
+    assert content['exponents']['litv2_small']['time'] == pytest.approx(
         math.log(times[1] / times[0]) / math.log(4))
     assert picture.stat().st_size > 1000
-    assert run.stdout.splitlines()[-1].startswith('| litv2_tiny | all')
+    assert run.stdout.splitlines()[-1].startswith('| litv2_small | all')
 
 
 def test_fits_a_power_law():

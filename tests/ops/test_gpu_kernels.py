@@ -168,7 +168,7 @@ def test_model(training):
         if 'conv_offset' in name:
             torch.nn.init.normal_(p, std=0.1)
     # The interpreter takes its time for each window and each row.
-    size = (2, 3, 50, 75) if torch.cuda.is_available() else (1, 3, 33, 50)
+    size = (2, 3, 50, 75) if torch.cuda.is_available() else (1, 3, 50, 75)
     x = torch.randn(size, device=DEVICE)
     with ops.use('reference'):
         expected = outputs_and_gradients(model, model, x)
