@@ -10,9 +10,9 @@ from types import ModuleType
 
 from mmengine.config import DictAction
 
-from mmlit.config_files import TOOLKITS, ConfigFile, read_config
+from mmlit.config_files import ConfigFile, read_config
 from mmlit.errors import ConfigError, MMLitError
-from mmlit.generations import INSTALL
+from mmlit.generations import INSTALL, TOOLKITS
 from mmlit.package_files import find_config
 
 # Conditions of the machine that a user can mend, which Python reports as OSError.

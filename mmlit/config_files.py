@@ -9,6 +9,7 @@ from pathlib import Path
 from mmengine.fileio import load
 
 from mmlit.errors import ConfigError, MMLitError
+from mmlit.generations import TOOLKITS
 from mmlit.package_files import did_you_mean, find_config
 
 # Top-level names that only one generation of OpenMMLab's configs has.
@@ -17,7 +18,6 @@ MMENGINE_NAMES = {'train_dataloader', 'val_dataloader', 'test_dataloader', 'opti
                   'data_preprocessor', 'default_scope'}
 OPENMIXUP_NAMES = {'data', 'optimizer', 'lr_config', 'checkpoint_config', 'log_config',
                    'evaluation', 'img_norm_cfg'}
-TOOLKITS = ('mmdet', 'mmseg', 'mmpretrain')
 
 
 @dataclass

@@ -20,7 +20,7 @@ from mmlit.errors import GenerationError
 OPENMIXUP = 'openmixup==0.2.9'
 MMCV1 = 'mmcv==1.7.2'
 INSTALL = 'python -m mmlit.install_openmixup'
-OF_MMCV2 = ('mmdet', 'mmseg', 'mmpretrain')
+TOOLKITS = ('mmdet', 'mmseg', 'mmpretrain')  # of mmcv 2
 
 
 def mmcv1_folder() -> Path:
@@ -116,7 +116,7 @@ class _Hidden(MetaPathFinder, Loader):
     """Says why the toolkits of mmcv 2 cannot be imported beside mmcv 1, as an ImportError."""
 
     def find_spec(self, fullname: str, path, target=None) -> ModuleSpec | None:
-        found = fullname in OF_MMCV2 and PathFinder.find_spec(fullname)
+        found = fullname in TOOLKITS and PathFinder.find_spec(fullname)
         return ModuleSpec(fullname, self, is_package=True) if found else None
 
     def create_module(self, spec: ModuleSpec) -> None:

@@ -15,14 +15,13 @@ from mmlit.benchmark.measuring import interleave
 from mmlit.benchmark.mmcv_ops import (
     DETECTORS,
     IMAGE,
-    compiled_extension,
     detector_cases,
     forms,
     operator_cases,
 )
 from mmlit.benchmark.reporting import environment, write_json
 from mmlit.command_line import clean_errors, positive
-from mmlit.mmcv_ops import supply_extension
+from mmlit.mmcv_ops import is_compiled
 from mmlit.mmcv_ops.extension import how_to_compile
 from mmlit.outputs import add_overwrite, check_writable
 
@@ -49,7 +48,6 @@ def main():
     with clean_errors():
         if args.json:
             check_writable(args.json, args.overwrite)
-        supply_extension()
         compare(args)
 
 
@@ -59,7 +57,7 @@ def compare(args) -> None:
     machine = environment('cpu')
     print(f'{machine["device"]}, {machine["threads"]} threads, torch {machine["torch"]}, load '
           f'average {machine["load_average"][0]}')
-    if compiled_extension() is None:
+    if not is_compiled():
         print(f'This mmcv has no compiled operators to compare with. To get one: '
               f'{how_to_compile()}')
     cases = operator_cases(args.scale)

@@ -22,11 +22,6 @@ DETECTORS = ['mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py',
 IMAGE = 800, 1333
 
 
-def compiled_extension() -> ModuleType | None:
-    """mmcv's compiled module, or None where mmcv was installed without it."""
-    return importlib.import_module('mmcv._ext') if is_compiled() else None
-
-
 @contextmanager
 def calling(extension: ModuleType) -> Iterator[None]:
     """Let mmcv's functions call the operators of ``extension``."""
@@ -51,8 +46,10 @@ def forms(run: Callable) -> dict[str, Callable]:
                 run()
         return form
 
-    compiled = compiled_extension()
-    return dict(mmlit=called(module()), **({'mmcv': called(compiled)} if compiled else {}))
+    found = dict(mmlit=called(module()))
+    if is_compiled():
+        found['mmcv'] = called(importlib.import_module('mmcv._ext'))
+    return found
 
 
 def boxes(count: int, side: float, height: int, width: int) -> Tensor:

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from mmengine.config import Config
 from mmengine.registry import MODELS, Registry
 
-from mmlit.config_files import TOOLKITS
 from mmlit.errors import ConfigError
+from mmlit.generations import TOOLKITS
 
 
 def import_scope(cfg: Config) -> str:
